@@ -1,0 +1,380 @@
+"""Distances from points to the boundary of their region and to the decision boundary in it.
+
+MMR (arXiv 1810.07481), Lemmas 3.1 and 3.2: d_B is the least distance to a hyperplane of the
+region, d_D to a hyperplane ``f_c = f_s``.  Without a box both have closed forms; inside a box
+they are projections (appendix A.1), taken in the order of the unboxed distances and stopped
+as soon as the best is below the next unboxed one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from polytope.errors import InputError
+from polytope.hyperplanes import Hyperplanes, chunk_size, classes_of, hyperplanes, row_normals
+from polytope.inputs import as_batch, as_labels, positive_int, require_inside, to_like
+from polytope.jacobians import DEFAULT_MEMORY, Method
+from polytope.network.engine import Constants, Engine
+from polytope.sets import Box, BoxLike, as_box
+from solvers.norms import NormLike, dual_exponent, parse_norm
+from solvers.projection import project_to_hyperplane
+
+ArrayLike = np.ndarray | torch.Tensor
+
+#: Projections made for a point before the unboxed distances are looked at again.
+FIRST_BLOCK = 4
+
+
+@dataclass(frozen=True)
+class BoundaryDistance:
+    """Distances to the nearest hyperplanes of each point's region (d_B).
+
+    Attributes
+    ----------
+    distance : array or tensor (n,)
+        Distance to the region's boundary in the asked norm; inf where no hyperplane can be
+        reached (inside the box).
+    nearest : array or tensor (n, k)
+        The k smallest distances, ascending; `distance` is their first column.
+    layer, unit, slot : int64 array (n, k)
+        The unit behind each: position of its layer in ``net.layers``, index in the layer, and
+        the breakpoint (or, for a maximum, the candidate); -1 where the distance is inf.
+    projections, hyperplanes : int
+        Projections into the box that were needed, out of the hyperplanes there were.
+    """
+
+    distance: ArrayLike
+    nearest: ArrayLike
+    layer: np.ndarray
+    unit: np.ndarray
+    slot: np.ndarray
+    projections: int
+    hyperplanes: int
+
+
+@dataclass(frozen=True)
+class DecisionDistance:
+    """Signed distance to the decision hyperplanes of each point's affine map (d_D).
+
+    Attributes
+    ----------
+    distance : array or tensor (n,)
+        Least over the other classes s; positive where the class wins, negative where
+        another is ahead, inf where the box cannot reach a hyperplane.
+    target : int64 array (n,)
+        The class s that attains it.
+    label : int64 array (n,)
+        The class analysed: the one given, or the predicted one.
+    """
+
+    distance: ArrayLike
+    target: np.ndarray
+    label: np.ndarray
+
+
+def boundary_distance(
+    net: Engine,
+    X: object,
+    p: NormLike = 2,
+    box: BoxLike = None,
+    k: int = 1,
+    *,
+    method: Method = "auto",
+    constants: Constants | None = None,
+    dtype: torch.dtype = torch.float64,
+    memory: int = DEFAULT_MEMORY,
+) -> BoundaryDistance:
+    """d_B: the l_p distance of each point to the boundary of its linear region.
+
+    It is MMR's d_B (Lemma 3.1) and ROLL's l_p margin (Proposition 6 for p = 2).
+
+    Parameters
+    ----------
+    net : Network
+    X : array or tensor (n, d) or (n, *input_shape)
+        Points; a tensor's device is where the work is done.
+    p : number or "inf"
+        The norm, in [1, inf].
+    box : Box or pair (low, high), optional
+        Only steps inside the box count; the points must lie in it.
+    k : int
+        How many nearest rows to return.
+    method : {"auto", "perturbation", "dynamic", "backprop"}
+        How the gradients are computed (`polytope.jacobians`).
+    constants : mapping, optional
+        ``net.live()``: the distances then carry gradients to the weights.
+    dtype : torch.dtype
+        Precision of the work; float64 unless speed matters more.
+    memory : int
+        Bytes that a chunk of points may take.
+
+    Returns
+    -------
+    BoundaryDistance
+        Arrays if X is an array, tensors if it is a tensor. A unit whose hyperplane is
+        identically zero is no boundary; a point on a boundary has distance 0.
+
+    Raises
+    ------
+    InputError
+        For unusable points, norm, box, k or method.
+    SmoothActivation
+        If the network is not piecewise linear.
+    """
+    exponent, limits = prepare_norm_and_box(net, p, box, "boundary_distance")
+    x = as_batch(net, X, dtype)
+    require_inside(x, limits)
+    count = min(positive_int(k, "k"), max(net.rows, 1))
+    step = chunk_size(net, x, memory)
+    nearest, rows, solved, total = [], [], 0, 0
+    for start in range(0, len(x), step):
+        part = x[start : start + step]
+        planes = hyperplanes(
+            net, part, dual_exponent(exponent), None, method, constants, memory=memory
+        )
+        free = planes.distances()
+        if limits is None:
+            found, where = _smallest(free, count)
+        else:
+            with torch.no_grad():
+                found, where, made = _nearest_in_box(
+                    net, part, planes, free, limits, exponent, count, memory
+                )
+            solved += made
+            if constants is not None:
+                found = _again(net, part, planes, where, limits, exponent, constants, memory)
+        total += int(torch.isfinite(free).sum())
+        nearest.append(found)
+        rows.append(torch.where(torch.isfinite(found.detach()), where, -1))
+    width = count if net.rows else 1
+    values = torch.cat(nearest) if nearest else x.new_zeros(0, width)
+    places = torch.cat(rows).cpu().numpy() if rows else np.zeros((0, width), np.int64)
+    layer, unit, slot = _places(net, places)
+    return BoundaryDistance(
+        to_like(values[:, 0], X), to_like(values, X), layer, unit, slot, solved, total
+    )
+
+
+def decision_distance(
+    net: Engine,
+    X: object,
+    y: object = None,
+    p: NormLike = 2,
+    box: BoxLike = None,
+    *,
+    method: Method = "auto",
+    constants: Constants | None = None,
+    dtype: torch.dtype = torch.float64,
+    memory: int = DEFAULT_MEMORY,
+) -> DecisionDistance:
+    """d_D: the signed l_p distance to the decision hyperplanes of each point's affine map.
+
+    It is MMR's d_D (Lemma 3.2) of the predicted class; with `y`, the signed distance that
+    MMR's regulariser uses (Eq. 5). A single logit is the binary decision "1 if positive".
+
+    Parameters
+    ----------
+    net, X, p, box, method, constants, dtype, memory
+        As for `boundary_distance`.
+    y : array (n,), optional
+        Classes; the predicted ones by default.
+
+    Returns
+    -------
+    DecisionDistance
+
+    Raises
+    ------
+    InputError, SmoothActivation
+        As `boundary_distance`, and for a label out of range.
+    """
+    exponent, limits = prepare_norm_and_box(net, p, box, "decision_distance")
+    x = as_batch(net, X, dtype)
+    require_inside(x, limits)
+    labels = None if y is None else as_labels(y, len(x), classes_of(net)).to(x.device)
+    step = chunk_size(net, x, memory)
+    values, targets, classes = [], [], []
+    for start in range(0, len(x), step):
+        part = x[start : start + step]
+        own = None if labels is None else labels[start : start + step]
+        planes = hyperplanes(
+            net, part, dual_exponent(exponent), own, method, constants, memory=memory
+        )
+        signed = planes.decision_distances()
+        if limits is not None:
+            signed = _decision_in_box(net, part, planes, limits, exponent, constants, memory)
+        signed = torch.where(
+            torch.nn.functional.one_hot(planes.classes, signed.shape[1]).bool(), torch.inf, signed
+        )
+        best, target = signed.min(dim=1)
+        values.append(best)
+        targets.append(target)
+        classes.append(planes.classes)
+    empty = torch.zeros(0, dtype=torch.int64)
+    return DecisionDistance(
+        to_like(torch.cat(values) if values else x.new_zeros(0), X),
+        torch.cat(targets or [empty]).cpu().numpy(),
+        torch.cat(classes or [empty]).cpu().numpy(),
+    )
+
+
+def prepare_norm_and_box(net: Engine, p: NormLike, box: BoxLike, name: str) -> tuple[float, Box | None]:
+    """The norm's exponent and the box, after the checks that every distance makes."""
+    net.require_piecewise_linear(name)
+    try:
+        exponent = parse_norm(p)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return exponent, as_box(box, net.input_size)
+
+
+def project_rows(
+    net: Engine,
+    x: torch.Tensor,
+    pieces: torch.Tensor,
+    classes: torch.Tensor,
+    samples: torch.Tensor,
+    rows: torch.Tensor,
+    residual: torch.Tensor,
+    box: Box | None,
+    p: float,
+    *,
+    memory: int = DEFAULT_MEMORY,
+    constants: Constants | None = None,
+    with_step: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Distances inside the box to single rows, and the steps that attain them.
+
+    Parameters
+    ----------
+    net, x, memory, constants
+        The network and the points.
+    pieces : tensor (batch, units)
+    classes : tensor (batch,)
+        The classes whose decision rows are meant.
+    samples, rows : tensor (pairs,)
+        Rows from ``net.rows`` on are decision rows.
+    residual : tensor (pairs,)
+        The value to be removed (a row's residual, or less for a proved bound).
+    box : Box or None
+    p : float
+    with_step : bool
+        Also return the steps (pairs, d); NaN where the hyperplane cannot be reached.
+    """
+    normal = row_normals(net, x, pieces, samples, rows, classes, constants, memory)
+    points = x.flatten(1)[samples]
+    if box is None:
+        low, high = torch.full_like(points, -torch.inf), torch.full_like(points, torch.inf)
+    else:
+        low = torch.as_tensor(box.low.copy(), dtype=x.dtype, device=x.device) - points
+        high = torch.as_tensor(box.high.copy(), dtype=x.dtype, device=x.device) - points
+    result = project_to_hyperplane(normal, residual, low, high, p, return_delta=with_step)
+    return result.distance, result.delta
+
+
+def _smallest(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The smallest `count` per row, ascending; a network without rows has distance inf."""
+    if values.shape[1] == 0:
+        none = torch.zeros((len(values), 1), dtype=torch.int64, device=values.device)
+        return values.new_full((len(values), 1), torch.inf), none
+    found = values.topk(count, dim=1, largest=False)
+    return found.values, found.indices
+
+
+def _nearest_in_box(
+    net: Engine,
+    x: torch.Tensor,
+    planes: Hyperplanes,
+    free: torch.Tensor,
+    box: Box,
+    p: float,
+    count: int,
+    memory: int,
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """The `count` nearest rows inside the box, by MMR's sorted early stop."""
+    batch, total = free.shape
+    best = free.new_full((batch, max(count, 1)), torch.inf)
+    where = torch.zeros((batch, max(count, 1)), dtype=torch.int64, device=x.device)
+    if total == 0:
+        return best, where, 0
+    ordered, order = free.sort(dim=1)
+    open_rows = torch.arange(batch, device=x.device)
+    position, block, made = 0, max(FIRST_BLOCK, count), 0
+    while len(open_rows) and position < total:
+        end = min(position + block, total)
+        needed = ordered[open_rows, position:end] < best[open_rows, -1:]
+        pick, column = needed.nonzero(as_tuple=True)
+        samples, rows = open_rows[pick], order[open_rows[pick], position + column]
+        distance, _ = project_rows(
+            net, x, planes.pieces, planes.classes, samples, rows,
+            planes.residual[samples, rows], box, p, memory=memory,
+        )
+        made += len(rows)
+        table = free.new_full((len(open_rows), end - position), torch.inf)
+        table[pick, column] = distance
+        joined = torch.cat([best[open_rows], table], 1)
+        names = torch.cat([where[open_rows], order[open_rows, position:end]], 1)
+        kept = joined.topk(best.shape[1], dim=1, largest=False)
+        best[open_rows] = kept.values
+        where[open_rows] = names.gather(1, kept.indices)
+        position, block = end, 2 * block
+        if position < total:
+            open_rows = open_rows[ordered[open_rows, position] < best[open_rows, -1]]
+    return best, where, made
+
+
+def _again(
+    net: Engine,
+    x: torch.Tensor,
+    planes: Hyperplanes,
+    where: torch.Tensor,
+    box: Box,
+    p: float,
+    constants: Constants,
+    memory: int,
+) -> torch.Tensor:
+    """The distances of rows already chosen, now with gradients to the weights."""
+    samples = torch.arange(len(x), device=x.device).repeat_interleave(where.shape[1])
+    rows = where.flatten()
+    residual = planes.residual[samples, rows]
+    distance, _ = project_rows(
+        net, x, planes.pieces, planes.classes, samples, rows, residual, box, p,
+        constants=constants, memory=memory,
+    )
+    return distance.reshape(where.shape)
+
+
+def _decision_in_box(
+    net: Engine,
+    x: torch.Tensor,
+    planes: Hyperplanes,
+    box: Box,
+    p: float,
+    constants: Constants | None,
+    memory: int,
+) -> torch.Tensor:
+    """Signed distances inside the box to every decision row: (batch, classes)."""
+    samples, rows = torch.isfinite(planes.decision).nonzero(as_tuple=True)
+    residual = planes.decision[samples, rows]
+    distance, _ = project_rows(
+        net, x, planes.pieces, planes.classes, samples, rows + net.rows, residual, box, p,
+        constants=constants, memory=memory,
+    )  # fmt: skip
+    signed = torch.where(residual > 0, -distance, distance)
+    table = signed.new_full(planes.decision.shape, torch.inf)
+    return table.index_put((samples, rows), signed)
+
+
+def _places(net: Engine, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Layer, unit and slot of each row; -1 for none."""
+    layer, unit, slot = (np.full(rows.shape, -1, np.int64) for _ in range(3))
+    for number, entry in enumerate(net.layers):
+        place = entry.row_slice
+        mine = (rows >= place.start) & (rows < place.stop)
+        local = rows[mine] - place.start
+        layer[mine] = number
+        unit[mine], slot[mine] = local // entry.slots, local % entry.slots
+    return layer, unit, slot

@@ -1,0 +1,408 @@
+"""The linear region around a point, as explicit halfspaces with the unit behind each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from polytope.errors import InputError
+from polytope.hyperplanes import given_pieces, layer_rows
+from polytope.inputs import as_batch
+from polytope.jacobians import layer_gradients
+from polytope.network.engine import Engine, LayerState
+from polytope.network.ir import Layer, Max, Shape
+from polytope.network.rounding import rounding_bounds
+from polytope.pattern import ActivationPattern
+from polytope.sets import Box, BoxLike, HPolytope, as_box
+from solvers.norms import NormLike, dual_exponent, parse_norm
+from solvers.problem import LinearProgram
+from solvers.solution import Status
+from solvers.solve import solve
+
+#: Two rows coincide if their normalised coefficients differ by no more than this. Rounding
+#: leaves about 1e-15 times the depth; two trained units never come this close by chance.
+COINCIDENT = 1e-10
+
+
+@dataclass(frozen=True)
+class RowUnit:
+    """The unit behind one row.
+
+    Attributes
+    ----------
+    layer : int
+        Position of the layer in ``net.layers``.
+    name, kind : str
+        The layer's name in the source model, and its activation.
+    unit : int
+        Index of the unit in the flattened layer; `index` is the same in the layer's shape.
+    slot : int
+        The breakpoint, or for a maximum the candidate.
+    piece, beyond : int
+        The unit's piece in this region, and behind the row.
+    pair : tuple of int or None
+        For a maximum: flat positions (winner, competitor) among the layer's inputs.
+    """
+
+    layer: int
+    name: str
+    kind: str
+    unit: int
+    index: Shape
+    slot: int
+    piece: int
+    beyond: int
+    pair: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class RowUnits:
+    """The units behind all rows of a region: arrays of one length, or one `RowUnit` by index."""
+
+    net: Engine
+    layer: np.ndarray
+    unit: np.ndarray
+    slot: np.ndarray
+    piece: np.ndarray
+    beyond: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.layer)
+
+    def __getitem__(self, row: int) -> RowUnit:
+        """The unit behind one row."""
+        number, unit, slot = (int(a[row]) for a in (self.layer, self.unit, self.slot))
+        layer = self.net.layers[number]
+        node = self.net.graph.nodes[layer.node]
+        pair = None
+        if isinstance(node.op, Max):
+            table = self.net.graph.constants[node.op.index][unit]
+            pair = (int(table[int(self.piece[row])]), int(table[slot]))
+        index = tuple(int(i) for i in np.unravel_index(unit, node.shape or (1,)))
+        return RowUnit(
+            number, layer.name, layer.kind, unit, index, slot,
+            int(self.piece[row]), int(self.beyond[row]), pair,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ChebyshevCenter:
+    """The center of a largest l_p ball inside a region.
+
+    Attributes
+    ----------
+    center : array (d,) or None
+        None if the region (met with the box) is empty.
+    radius : float
+        inf if balls of every size fit; -inf if the region is empty; computed by a linear
+        program and then re-evaluated from the center, so never more than the center proves
+        (up to the rounding of one product per row).
+    """
+
+    center: np.ndarray | None
+    radius: float
+
+
+@dataclass(frozen=True)
+class Region:
+    """A linear region: ``{z : A z <= b}``, where the network is ``jacobian z + offset``.
+
+    The rows are over the flattened input and closed: a point on a boundary belongs to every
+    region it touches. Rows that can never be reached before another breakpoint of the same
+    unit are left out; every other row is kept, those with a zero normal too.
+
+    Attributes
+    ----------
+    pattern : ActivationPattern
+    A : array (rows, d)
+    b : array (rows,)
+    units : RowUnits
+        The unit behind each row.
+    jacobian : array (outputs, d)
+    offset : array (outputs,)
+    normal_error : array (rows,)
+        Bound on the l_1 norm of the rounding error of each row of A.
+    offset_error : array (rows,)
+        Bound on the rounding error of each entry of b.
+    point : array (d,)
+        The point the region was made at.
+    """
+
+    pattern: ActivationPattern
+    A: np.ndarray
+    b: np.ndarray
+    units: RowUnits
+    jacobian: np.ndarray
+    offset: np.ndarray
+    normal_error: np.ndarray
+    offset_error: np.ndarray
+    point: np.ndarray
+
+    @property
+    def polytope(self) -> HPolytope:
+        """The region as a plain `HPolytope`."""
+        return HPolytope(self.A, self.b)
+
+    @cached_property
+    def zero_rows(self) -> np.ndarray:
+        """Rows whose normal is zero within its rounding error: they are no hyperplanes.
+
+        Their offset decides: at least 0 holds everywhere (exactly 0: a pruned unit, whose
+        piece has no meaning), below 0 means that the region is empty.
+        """
+        return np.asarray(np.abs(self.A).sum(axis=1) <= self.normal_error)
+
+    @property
+    def empty_by_offset(self) -> bool:
+        """Whether a row with a zero normal is violated, beyond rounding."""
+        return bool((self.b[self.zero_rows] < -self.offset_error[self.zero_rows]).any())
+
+    @cached_property
+    def coincident(self) -> tuple[np.ndarray, ...]:
+        """Groups (two rows or more) that are one hyperplane, either way round."""
+        rows = np.flatnonzero(~self.zero_rows)
+        if len(rows) < 2:
+            return ()
+        full = np.column_stack([self.A[rows], self.b[rows]])
+        full = full / np.abs(self.A[rows]).max(axis=1, keepdims=True)
+        first = np.argmax(np.abs(full[:, :-1]) > 0.5, axis=1)
+        full *= np.sign(full[np.arange(len(rows)), first])[:, None]
+        key = full @ np.random.default_rng(0).uniform(1, 2, full.shape[1])
+        scale = np.abs(full).max(axis=1)
+        order = np.argsort(key)
+        groups: list[list[int]] = []
+        for here, after in zip(order[:-1], order[1:], strict=True):
+            near = np.abs(full[here] - full[after]).max() <= COINCIDENT * max(
+                scale[here], scale[after]
+            )
+            if near and groups and groups[-1][-1] == here:
+                groups[-1].append(int(after))
+            elif near:
+                groups.append([int(here), int(after)])
+        return tuple(np.sort(rows[group]) for group in groups)
+
+    def error_band(self, z: np.ndarray) -> np.ndarray:
+        """Bound on the rounding error of ``A z - b`` at each point: (..., rows).
+
+        It covers the errors in A and b themselves and those of the product in float64: a
+        point whose residual is within the band may be on either side of the row.
+        """
+        flat = np.asarray(z, dtype=np.float64).reshape(-1, self.A.shape[1])
+        size = np.abs(flat).max(axis=1, initial=0.0)
+        unit = (self.A.shape[1] + 2) * np.finfo(np.float64).eps
+        product = np.abs(flat) @ np.abs(self.A).T + np.abs(self.b)
+        return np.asarray(size[:, None] * self.normal_error + self.offset_error + unit * product)
+
+    def contains(self, z: object) -> np.ndarray | bool:
+        """Whether points satisfy every row, within the rounding error of each.
+
+        Parameters
+        ----------
+        z : array (d,) or (n, d), flat or in the network's input shape
+
+        Returns
+        -------
+        bool, or bool array (n,) for a batch
+        """
+        values = np.asarray(z, dtype=np.float64)
+        single = values.size == self.A.shape[1]
+        flat = values.reshape(-1, self.A.shape[1])
+        inside = (flat @ self.A.T - self.b <= self.error_band(flat)).all(axis=1)
+        return bool(inside[0]) if single else np.asarray(inside)
+
+    def affine(self, z: object) -> np.ndarray:
+        """``jacobian z + offset`` for points (n, d): (n, outputs)."""
+        flat = np.asarray(z, dtype=np.float64).reshape(-1, self.A.shape[1])
+        return np.asarray(flat @ self.jacobian.T + self.offset)
+
+    def chebyshev_center(self, box: BoxLike = None, p: NormLike = 2) -> ChebyshevCenter:
+        """The center of a largest l_p ball in the region (met with a box).
+
+        Parameters
+        ----------
+        box : Box or pair, optional
+            The ball stays inside it too; frozen coordinates make its radius 0.
+        p : number or "inf"
+
+        Returns
+        -------
+        ChebyshevCenter
+            Rows with a zero normal are decided by their offset.
+
+        Raises
+        ------
+        InputError
+            For an unusable box or norm, or if the linear program cannot be solved.
+        """
+        q = dual_exponent(parse_norm(p))
+        limits = as_box(box, self.A.shape[1])
+        if self.empty_by_offset:
+            return ChebyshevCenter(None, -np.inf)
+        A, b = self._proper_rows(limits)
+        if len(A) == 0:
+            return ChebyshevCenter(self.point.copy(), np.inf)
+        size = np.linalg.norm(A, q, axis=1)
+        cost = np.zeros(A.shape[1] + 1)
+        cost[-1] = -1.0
+        problem = LinearProgram(
+            c=cost,
+            A=np.column_stack([A / size[:, None], np.ones(len(A))]),
+            row_lower=np.full(len(A), -np.inf),
+            row_upper=b / size,
+            lower=np.append(np.full(A.shape[1], -np.inf), 0.0),
+            upper=np.full(A.shape[1] + 1, np.inf),
+        )
+        solution = solve(problem)
+        if solution.status is Status.INFEASIBLE:
+            return ChebyshevCenter(None, -np.inf)
+        if solution.status is Status.UNBOUNDED:
+            return ChebyshevCenter(self.point.copy(), np.inf)
+        if solution.x is None:
+            raise InputError(f"chebyshev_center: the linear program ended as {solution.status}")
+        center = solution.x[:-1]
+        if limits is not None:
+            center = np.clip(center, limits.low, limits.high)
+        return ChebyshevCenter(center, float(((b - A @ center) / size).min()))
+
+    def is_bounded(self) -> bool:
+        """Whether the region (taken as non-empty) is bounded.
+
+        By Stiemke's lemma: the normals span the space, and some combination of them with
+        all weights positive is zero.
+        """
+        A = self.A[~self.zero_rows]
+        d = self.A.shape[1]
+        if len(A) <= d:
+            return False
+        A = A / np.abs(A).max(axis=1, keepdims=True)
+        if np.linalg.matrix_rank(A) < d:
+            return False
+        problem = LinearProgram(
+            c=np.zeros(len(A)), A=A.T, row_lower=np.zeros(d), row_upper=np.zeros(d),
+            lower=np.ones(len(A)), upper=np.full(len(A), np.inf),
+        )  # fmt: skip
+        return solve(problem).status is Status.OPTIMAL
+
+    def _proper_rows(self, box: Box | None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows with a normal, and those of the box."""
+        keep = ~self.zero_rows
+        A, b = self.A[keep], self.b[keep]
+        if box is None:
+            return A, b
+        eye = np.eye(self.A.shape[1])
+        upper, lower = np.isfinite(box.high), np.isfinite(box.low)
+        return (
+            np.vstack([A, eye[upper], -eye[lower]]),
+            np.concatenate([b, box.high[upper], -box.low[lower]]),
+        )
+
+
+def region_at(net: Engine, x: object, pattern: ActivationPattern | None = None) -> Region:
+    """The linear region of a point, or the one of a pattern (which may be empty).
+
+    Parameters
+    ----------
+    net : Network
+    x : array or tensor (d,) or input_shape
+        One point.
+    pattern : ActivationPattern, optional
+        Take these pieces instead of the point's own.
+
+    Raises
+    ------
+    InputError
+        For an unusable point or more than one.
+    SmoothActivation
+        If the network is not piecewise linear.
+    """
+    net.require_piecewise_linear("region")
+    points = as_batch(net, x)
+    if len(points) != 1:
+        raise InputError(f"region: got {len(points)} points, expected one; call it for each")
+    given = None
+    if pattern is not None:
+        if pattern.layout != net.layout:
+            raise InputError("region: the pattern is of another network")
+        given = torch.as_tensor(pattern.pieces.copy(), device=points.device).unsqueeze(0)
+    with torch.no_grad():
+        pieces = net.pieces(points) if given is None else given
+        frozen = given_pieces(pieces)
+        at_point = list(layer_gradients(net, points, "auto", None, frozen))
+        at_zero = list(net.sweep(torch.zeros_like(points), None, frozen))
+        bounds = rounding_bounds(net, torch.zeros_like(points), pieces)
+        parts = [
+            _layer_part(net, number, state, zero, bound.value, bound.gradient)
+            for number, (state, zero, bound) in enumerate(
+                zip(at_point[:-1], at_zero[:-1], bounds[:-1], strict=True)
+            )
+        ]
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [
+        np.zeros((0, net.input_size)), *(np.zeros(0) for _ in range(3)),
+        *(np.zeros(0, np.int64) for _ in range(5)),
+    ]  # fmt: skip
+    A, b, normal_error, offset_error, *units = columns
+    last = at_point[-1].gradients
+    assert last is not None
+    return Region(
+        pattern=ActivationPattern.from_pieces(pieces[0].cpu().numpy(), net.layout),
+        A=A,
+        b=b,
+        units=RowUnits(net, *units),
+        jacobian=last[0].T.cpu().numpy().copy(),
+        offset=at_zero[-1].values[0].cpu().numpy(),
+        normal_error=normal_error,
+        offset_error=offset_error,
+        point=points.flatten().cpu().numpy(),
+    )
+
+
+def _layer_part(
+    net: Engine,
+    number: int,
+    state: LayerState,
+    zero: LayerState,
+    value_error: torch.Tensor,
+    gradient_error: torch.Tensor,
+) -> list[np.ndarray]:
+    """One layer's rows of A, b, their errors, and unit, slot and pieces of each."""
+    layer, pieces, gradients = state.layer, state.pieces, state.gradients
+    assert layer is not None and pieces is not None and gradients is not None
+    c = net.constants(state.values.dtype, state.values.device)
+    residual, active = layer_rows(net, zero, c)
+    rows = active[0].nonzero().flatten()
+    unit, slot = rows // layer.slots, rows % layer.slots
+    piece = pieces.flatten()[unit]
+    normals, place, beyond = _oriented(net, layer, gradients[0], unit, slot, piece)
+    errors = [
+        sum((error[0][where] for where in place), torch.zeros_like(residual[0][rows]))
+        for error in (gradient_error, value_error)
+    ]
+    offset = -residual[0][rows]
+    rounding = torch.finfo(offset.dtype).eps * offset.abs()
+    arrays = [normals, offset, errors[0], errors[1] + rounding]
+    arrays += [torch.full_like(unit, number), unit, slot, piece, beyond]
+    return [array.cpu().numpy() for array in arrays]
+
+
+def _oriented(
+    net: Engine,
+    layer: Layer,
+    gradients: torch.Tensor,
+    unit: torch.Tensor,
+    slot: torch.Tensor,
+    piece: torch.Tensor,
+) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+    """Normals (rows, d) pointing outward, the pre-activations they come from, pieces beyond."""
+    op = net.graph.nodes[layer.node].op
+    if isinstance(op, Max):
+        index = net.constants(gradients.dtype, gradients.device)[op.index]
+        competitor, winner = index[unit, slot], index[unit, piece]
+        normals = gradients[:, competitor] - gradients[:, winner]
+        return normals.T.contiguous(), [competitor, winner], slot
+    sign = torch.where(piece <= slot, 1.0, -1.0).to(gradients.dtype)
+    beyond = torch.where(piece <= slot, slot + 1, slot)
+    return (gradients[:, unit] * sign).T.contiguous(), [unit], beyond

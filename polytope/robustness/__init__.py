@@ -1,0 +1,1 @@
+"""Robustness: what a region proves, and the search beyond it."""
