@@ -78,9 +78,13 @@ class Hyperplanes:
         return _ratio(room, self.norm + self.normal_error, self.active & ~null)
 
     def decision_distances(self) -> torch.Tensor:
-        """Signed distance to each decision row (batch, classes): negative where s is ahead."""
+        """Signed distance to each decision row (batch, classes): negative where s is ahead.
+
+        Where ``f_s - f_c`` is constant it is 0 for a tie, and infinite otherwise.
+        """
         finite = torch.isfinite(self.decision)
         size = _ratio(self.decision.abs().where(finite, 0), self.decision_norm, finite)
+        size = torch.where(self.decision == 0, torch.zeros_like(size), size)
         return torch.where(self.decision > 0, -size, size)
 
     def safe_decision_distances(self) -> torch.Tensor:
