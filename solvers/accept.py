@@ -1,0 +1,66 @@
+"""The one gate between solvers and callers: no answer passes on a solver's word alone."""
+
+import math
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from solvers.check import dual_value, farkas_holds, ray_holds, residuals
+from solvers.problem import MixedIntegerProgram, Problem
+from solvers.solution import Duals, Solution, Status
+
+__all__ = ["accept"]
+
+RESIDUAL_SLACK: Final = 100.0
+"""A solver meets its tolerance on a presolved, rescaled problem; undoing that costs up to two
+digits. An answer worse than this many times the tolerance counts as a failure."""
+
+INTEGRALITY_TOLERANCE: Final = 1e-6
+"""Default of every MIP solver. Only for points found before a limit: the integers of an optimal
+point are rounded and the rest solved again, so there the violation is zero."""
+
+
+def accept(problem: Problem, solution: Solution, tol: float) -> Solution:
+    """Keep of a backend's answer what passes.
+
+    A point that is not feasible is dropped, a wrong ray is dropped, "optimal" without a point or
+    with residuals above ``RESIDUAL_SLACK * tol`` becomes NUMERICAL; value, reduced costs and (for
+    LP and QP) the dual bound are recomputed.
+    """
+    limit = RESIDUAL_SLACK * tol
+    status, x, duals, ray = solution.status, solution.x, solution.duals, solution.ray
+    linear = not isinstance(problem, MixedIntegerProgram)
+    bound = -math.inf if linear or math.isnan(solution.dual_bound) else solution.dual_bound
+    rows = None
+    if duals is not None and linear and np.isfinite(duals.rows).all():
+        rows = duals.rows
+    if x is not None:
+        found = residuals(problem, x, rows)
+        if found.primal > limit or found.integrality > INTEGRALITY_TOLERANCE:
+            x = None
+        elif status is Status.OPTIMAL and found.dual > limit:
+            status = Status.NUMERICAL
+    if status is Status.OPTIMAL and (x is None or (linear and duals is not None and rows is None)):
+        status = Status.NUMERICAL
+    duals = None
+    if x is not None and rows is not None:
+        duals = Duals(rows, problem.gradient(x) - problem.A.T @ rows)
+        bound = dual_value(problem, rows, x, limit)
+    value = math.inf if x is None else problem.objective(x)
+    if ray is not None:
+        holds = farkas_holds if status is Status.INFEASIBLE else ray_holds
+        ray = ray if holds(problem, ray, limit) else None
+    if status is Status.INFEASIBLE:
+        x, value, bound, duals = None, math.inf, math.inf, None
+    elif status is Status.UNBOUNDED:
+        value, bound, duals = -math.inf, -math.inf, None
+    return replace(
+        solution,
+        status=status,
+        x=x,
+        value=value,
+        dual_bound=min(bound, value),
+        duals=duals,
+        ray=ray,
+    )
