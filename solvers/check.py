@@ -67,6 +67,7 @@ class Residuals:
     dual: float
 
 
+@np.errstate(all="ignore")  # overflow is a large residual, NaN an infinite one
 def residuals(problem: Problem, x: FloatArray, rows: FloatArray | None = None) -> Residuals:
     """Residuals of a point x (n,) and, where given, of row multipliers (m,).
 
@@ -139,6 +140,7 @@ def safe_dual_bound(problem: Problem, rows: FloatArray, point: FloatArray | None
     return _down(Fraction(bound) + constant)
 
 
+@np.errstate(all="ignore")
 def dual_value(problem: Problem, rows: FloatArray, point: FloatArray, tol: float) -> float:
     """Return the dual objective: what a solver would claim, not a proof.
 
@@ -157,6 +159,7 @@ def safe_farkas(problem: Problem, rows: FloatArray) -> bool:
     return _float_bound(problem, zero, zero, rows) > 0
 
 
+@np.errstate(all="ignore")
 def farkas_holds(problem: Problem, rows: FloatArray, tol: float = DEFAULT_TOLERANCE) -> bool:
     """As `safe_farkas`, forgiving z_j != 0 on unbounded columns up to `tol` of its terms."""
     zero = np.zeros_like(problem.c)
@@ -164,6 +167,7 @@ def farkas_holds(problem: Problem, rows: FloatArray, tol: float = DEFAULT_TOLERA
     return _float_bound(problem, zero, zero, rows, forgive) > 0
 
 
+@np.errstate(all="ignore")  # overflow ends as "no proof"
 def _float_bound(
     problem: Problem,
     c: FloatArray,
@@ -180,33 +184,32 @@ def _float_bound(
     terms = np.abs(c) + abs(problem.A).T @ np.abs(y)
     live = np.repeat(y != 0, np.diff(problem.A.indptr))
     count = np.bincount(problem.A.indices[live], minlength=c.size)
-    with np.errstate(all="ignore"):  # overflow ends as "no proof"
-        # k products summed with c err by (k+2) eps/2 of sum |terms|; the rest covers the
-        # rounding of this very estimate. Without products z is c, exactly.
-        summed = np.where(count > 0, (count + 8) * _EPS * terms + (count + 1) * _TINY, 0.0)
-        z_error = summed + error * (1 + 4 * _EPS)
-        z = c - problem.A.T @ y
-        low = np.where(z_error == 0, z, _prev(z - z_error))
-        high = np.where(z_error == 0, z, _next(z + z_error))
-        low_inf, high_inf = np.isinf(problem.lower), np.isinf(problem.upper)
-        raise_low = high_inf & (low < 0) & (low >= -forgive)
-        low, high = np.where(raise_low, 0.0, low), np.where(raise_low, np.maximum(high, 0), high)
-        cut_high = low_inf & (high > 0) & (high <= forgive)
-        low, high = np.where(cut_high, np.minimum(low, 0), low), np.where(cut_high, 0.0, high)
-        if np.any(high_inf & (low < 0)) or np.any(low_inf & (high > 0)):
-            return -math.inf
-        corners = [
-            np.where((factor == 0) | np.isinf(bound), 0.0, _prev(factor * bound))
-            for factor in (low, high)
-            for bound in (problem.lower, problem.upper)
-        ]
-        for index, infinite in enumerate((low_inf, high_inf, low_inf, high_inf)):
-            # z_j x_j towards an infinite bound only grows: its minimum is at the other one,
-            # or, where both are infinite and z_j = 0, it is zero.
-            corners[index] = np.where(infinite & ~(low_inf & high_inf), np.inf, corners[index])
-        binding = np.where(y > 0, problem.row_lower, problem.row_upper)
-        row_terms = np.where(y == 0, 0.0, _prev(y * np.where(y == 0, 0.0, binding)))
-        parts = np.concatenate([row_terms, np.minimum.reduce(corners)])
+    # k products summed with c err by (k+2) eps/2 of sum |terms|; the rest covers the
+    # rounding of this very estimate. Without products z is c, exactly.
+    summed = np.where(count > 0, (count + 8) * _EPS * terms + (count + 1) * _TINY, 0.0)
+    z_error = summed + error * (1 + 4 * _EPS)
+    z = c - problem.A.T @ y
+    low = np.where(z_error == 0, z, _prev(z - z_error))
+    high = np.where(z_error == 0, z, _next(z + z_error))
+    low_inf, high_inf = np.isinf(problem.lower), np.isinf(problem.upper)
+    raise_low = high_inf & (low < 0) & (low >= -forgive)
+    low, high = np.where(raise_low, 0.0, low), np.where(raise_low, np.maximum(high, 0), high)
+    cut_high = low_inf & (high > 0) & (high <= forgive)
+    low, high = np.where(cut_high, np.minimum(low, 0), low), np.where(cut_high, 0.0, high)
+    if np.any(high_inf & (low < 0)) or np.any(low_inf & (high > 0)):
+        return -math.inf
+    corners = [
+        np.where((factor == 0) | np.isinf(bound), 0.0, _prev(factor * bound))
+        for factor in (low, high)
+        for bound in (problem.lower, problem.upper)
+    ]
+    for index, infinite in enumerate((low_inf, high_inf, low_inf, high_inf)):
+        # z_j x_j towards an infinite bound only grows: its minimum is at the other one,
+        # or, where both are infinite and z_j = 0, it is zero.
+        corners[index] = np.where(infinite & ~(low_inf & high_inf), np.inf, corners[index])
+    binding = np.where(y > 0, problem.row_lower, problem.row_upper)
+    row_terms = np.where(y == 0, 0.0, _prev(y * np.where(y == 0, 0.0, binding)))
+    parts = np.concatenate([row_terms, np.minimum.reduce(corners)])
     if not np.isfinite(parts).all():
         return -math.inf
     try:
@@ -309,6 +312,7 @@ def _tangent(
     return gradient, constant
 
 
+@np.errstate(all="ignore")
 def ray_holds(problem: Problem, ray: FloatArray, tol: float = DEFAULT_TOLERANCE) -> bool:
     """Whether along the direction (n,) every feasible point stays so and the objective falls.
 

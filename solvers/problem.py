@@ -136,6 +136,8 @@ class Problem:
         The feasible set and the minimisers stay the same, exactly so for powers of two.
         """
         new = copy.copy(self)
+        with np.errstate(over="ignore"):  # such a bound is infinite to any solver; answers are
+            row_lower, row_upper = self.row_lower * rows, self.row_upper * rows  # checked unscaled
         per_entry = np.repeat(rows, np.diff(self.A.indptr))
         matrix = csr_array(
             (self.A.data * per_entry, self.A.indices, self.A.indptr), shape=self.A.shape
@@ -143,8 +145,8 @@ class Problem:
         for name, value in (
             ("c", self.c * cost),
             ("A", matrix),
-            ("row_lower", self.row_lower * rows),
-            ("row_upper", self.row_upper * rows),
+            ("row_lower", row_lower),
+            ("row_upper", row_upper),
         ):
             object.__setattr__(new, name, value)
         if self.quadratic is not None:
