@@ -45,7 +45,7 @@ def accept(problem: Problem, solution: Solution, tol: float) -> Solution:
         status = Status.NUMERICAL
     duals = None
     if x is not None and rows is not None:
-        duals = Duals(rows, problem.gradient(x) - problem.A.T @ rows)
+        duals = Duals(rows, problem.gradient(x) - problem.derived.transposed @ rows)
         bound = dual_value(problem, rows, x, limit)
     value = math.inf if x is None else problem.objective(x)
     if ray is not None:

@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from solvers.problem import FloatArray, MixedIntegerProgram, Problem
-from solvers.scaling import cost_scale, row_sizes
+from solvers.scaling import cost_scale
 
 __all__ = [
     "DEFAULT_TOLERANCE",
@@ -76,7 +76,7 @@ def residuals(problem: Problem, x: FloatArray, rows: FloatArray | None = None) -
     if not np.isfinite(x).all():
         return Residuals(math.inf, math.inf, math.inf)
     activity = problem.A @ x
-    size = np.maximum(row_sizes(problem), abs(problem.A) @ np.abs(x))
+    size = np.maximum(problem.derived.row_sizes, problem.derived.magnitude @ np.abs(x))
     gap = np.maximum(np.maximum(problem.row_lower - activity, activity - problem.row_upper), 0)
     row_unit = np.where(size > 0, size, np.where(gap > 0, gap, 1.0))
     column_unit = np.maximum(1.0, np.abs(x))
@@ -88,11 +88,11 @@ def residuals(problem: Problem, x: FloatArray, rows: FloatArray | None = None) -
     if rows is None:
         return Residuals(primal, integrality, 0.0)
     gradient = problem.gradient(x)
-    z = gradient - problem.A.T @ rows
+    z = gradient - problem.derived.transposed @ rows
     unit = 1.0 / cost_scale(problem)
-    sizes = np.maximum(unit, np.abs(gradient) + abs(problem.A).T @ np.abs(rows))
+    sizes = np.maximum(unit, np.abs(gradient) + problem.derived.magnitude_transposed @ np.abs(rows))
     columns = np.abs(z) / sizes * _slack(z, x, problem.lower, problem.upper, column_unit)
-    pull = np.abs(rows) * row_sizes(problem) / unit
+    pull = np.abs(rows) * problem.derived.row_sizes / unit
     bound = _slack(rows, activity, problem.row_lower, problem.row_upper, row_unit)
     return Residuals(primal, integrality, _worst(np.concatenate([columns, pull * bound])))
 
@@ -147,7 +147,9 @@ def dual_value(problem: Problem, rows: FloatArray, point: FloatArray, tol: float
     z_j != 0 is forgiven on unbounded columns, up to `tol` of its terms.
     """
     gradient = problem.gradient(point)
-    sizes = np.abs(gradient) + np.abs(problem.c) + abs(problem.A).T @ np.abs(rows)
+    sizes = (
+        np.abs(gradient) + np.abs(problem.c) + problem.derived.magnitude_transposed @ np.abs(rows)
+    )
     forgive = tol * np.maximum(sizes, 1.0 / cost_scale(problem))
     bound = _float_bound(problem, gradient, np.zeros_like(point), rows, forgive)
     return bound + problem.objective(point) - float(gradient @ point)
@@ -163,7 +165,7 @@ def safe_farkas(problem: Problem, rows: FloatArray) -> bool:
 def farkas_holds(problem: Problem, rows: FloatArray, tol: float = DEFAULT_TOLERANCE) -> bool:
     """As `safe_farkas`, forgiving z_j != 0 on unbounded columns up to `tol` of its terms."""
     zero = np.zeros_like(problem.c)
-    forgive = tol * (abs(problem.A).T @ np.abs(rows))
+    forgive = tol * (problem.derived.magnitude_transposed @ np.abs(rows))
     return _float_bound(problem, zero, zero, rows, forgive) > 0
 
 
@@ -181,14 +183,14 @@ def _float_bound(
     so its true result lies between the neighbours of the float; only the sums in A'y need more.
     """
     y = _usable(problem, rows)
-    terms = np.abs(c) + abs(problem.A).T @ np.abs(y)
+    terms = np.abs(c) + problem.derived.magnitude_transposed @ np.abs(y)
     live = np.repeat(y != 0, np.diff(problem.A.indptr))
     count = np.bincount(problem.A.indices[live], minlength=c.size)
     # k products summed with c err by (k+2) eps/2 of sum |terms|; the rest covers the
     # rounding of this very estimate. Without products z is c, exactly.
     summed = np.where(count > 0, (count + 8) * _EPS * terms + (count + 1) * _TINY, 0.0)
     z_error = summed + error * (1 + 4 * _EPS)
-    z = c - problem.A.T @ y
+    z = c - problem.derived.transposed @ y
     low = np.where(z_error == 0, z, _prev(z - z_error))
     high = np.where(z_error == 0, z, _next(z + z_error))
     low_inf, high_inf = np.isinf(problem.lower), np.isinf(problem.upper)
@@ -322,7 +324,7 @@ def ray_holds(problem: Problem, ray: FloatArray, tol: float = DEFAULT_TOLERANCE)
     if not (np.isfinite(size) and size > 0):
         return False
     d = ray / size
-    move, terms = problem.A @ d, abs(problem.A) @ np.abs(d)
+    move, terms = problem.A @ d, problem.derived.magnitude @ np.abs(d)
     P = problem.quadratic
     curved = P is not None and np.any(np.abs(P @ d) > tol * (abs(P) @ np.abs(d)))
     leaves = (

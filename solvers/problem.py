@@ -7,7 +7,8 @@ All minimise ``c'x`` (plus ``x'Px / 2``) subject to ``row_lower <= A x <= row_up
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Final, Self, final
+from functools import cached_property
+from typing import Any, Final, NamedTuple, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +26,15 @@ CONVEXITY_TOLERANCE: Final = 1e-10
 Rounding alone makes a semidefinite P indefinite by about n * 1e-16 of its trace; a thousand
 times more, at n = 1000, is curvature that a caller meant.
 """
+
+
+class Derived(NamedTuple):
+    """What every check of an answer needs of A, made once per matrix: sessions check often."""
+
+    transposed: Any
+    magnitude: Any  # |A|
+    magnitude_transposed: Any
+    row_sizes: FloatArray  # largest |coefficient| of each row (m,); 0 for an empty row
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -99,6 +109,16 @@ class Problem:
         """The matrix P (n, n) of the term ``x'Px / 2``, or None where the objective is linear."""
         return None
 
+    @cached_property
+    def derived(self) -> Derived:
+        """Forms of A used by the checks."""
+        magnitude = abs(self.A)
+        sizes = np.zeros(self.A.shape[0])
+        filled = np.diff(self.A.indptr) > 0
+        if filled.any():
+            sizes[filled] = np.maximum.reduceat(magnitude.data, self.A.indptr[:-1][filled])
+        return Derived(self.A.T, magnitude, magnitude.T, sizes)
+
     def objective(self, x: FloatArray) -> float:
         """``c'x + x'Px / 2`` at one point x (n,)."""
         value = float(self.c @ x)
@@ -120,6 +140,8 @@ class Problem:
     ) -> Self:
         """Return a copy with the given fields replaced and validated; the others are shared."""
         new = copy.copy(self)
+        if A is not None:
+            new.__dict__.pop("derived", None)
         new._fill(
             self.c if c is None else c,
             self.A if A is None else _matrix("A", A, self.c.size),
@@ -136,6 +158,7 @@ class Problem:
         The feasible set and the minimisers stay the same, exactly so for powers of two.
         """
         new = copy.copy(self)
+        new.__dict__.pop("derived", None)
         with np.errstate(over="ignore"):  # such a bound is infinite to any solver; answers are
             row_lower, row_upper = self.row_lower * rows, self.row_upper * rows  # checked unscaled
         per_entry = np.repeat(rows, np.diff(self.A.indptr))

@@ -14,15 +14,7 @@ import numpy as np
 from solvers.problem import FloatArray, Problem
 from solvers.solution import Duals, Solution, Status
 
-__all__ = ["Scaling", "cost_scale", "row_scales", "row_sizes"]
-
-
-def row_sizes(problem: Problem) -> FloatArray:
-    """Largest absolute coefficient of each row (m,); 0 for a row without coefficients."""
-    sizes = np.zeros(problem.A.shape[0])
-    owner = np.repeat(np.arange(sizes.size), np.diff(problem.A.indptr))
-    np.maximum.at(sizes, owner, np.abs(problem.A.data))
-    return sizes
+__all__ = ["Scaling", "cost_scale", "row_scales"]
 
 
 def row_scales(problem: Problem) -> FloatArray:
@@ -31,7 +23,7 @@ def row_scales(problem: Problem) -> FloatArray:
     A row without coefficients is ``0`` between its bounds: where that is false, however slightly,
     its offset is brought to size one, so that no tolerance can hide it.
     """
-    sizes = row_sizes(problem)
+    sizes = problem.derived.row_sizes
     offset = np.maximum(np.maximum(problem.row_lower, -problem.row_upper), 0.0)
     return _to_unit(np.where(sizes == 0, offset, sizes))
 
