@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from polytope.errors import InputError
 from polytope.network.ir import (
@@ -54,8 +55,22 @@ class Value:
 
 
 def strip_batch(shape: Sequence[int]) -> Shape:
-    """The graph's shape of a logical shape: without one leading axis of length 1."""
-    return tuple(shape[1:]) if len(shape) and shape[0] == 1 else tuple(shape)
+    """The graph's shape of a logical shape: without one leading axis of length 1.
+
+    At least one axis is left, so that a batch of values can always be flattened.
+    """
+    stripped = tuple(shape[1:]) if len(shape) and shape[0] == 1 else tuple(shape)
+    return stripped or (1,)
+
+
+def conv_shape(op: Conv, filters: Sequence[int], spatial: Sequence[int]) -> Shape:
+    """Shape (channels, *spatial) that a convolution gives for filters and sizes of its input."""
+    spans = [d * (k - 1) + 1 for d, k in zip(op.dilation, filters[2:], strict=True)]
+    axes = zip(spatial, op.stride, op.padding, spans, strict=True)
+    if not op.transposed:
+        return (filters[0], *((n + 2 * p - span) // s + 1 for n, s, p, span in axes))
+    sizes = [(n - 1) * s - 2 * p + span for n, s, p, span in axes]
+    return (filters[1] * op.groups, *(n + e for n, e in zip(sizes, op.output_padding, strict=True)))
 
 
 class GraphBuilder:
@@ -139,8 +154,8 @@ class GraphBuilder:
                 f"{name}: the weight is {out_features} x {in_features} and cannot take an "
                 f"input of shape {x.shape}; check input_shape"
             )
-        if len(x.shape) == 1 and in_features == 1:
-            x = self.reshape(x, (1, 1))
+        if len(x.shape) == 1:
+            x = self.reshape(x, (1, in_features), name)
             return self.reshape(self.linear(x, weight, bias, name), (out_features,))
         return self.add(Linear(weight, bias), [x], (*x.shape[:-1], out_features), name)
 
@@ -170,26 +185,19 @@ class GraphBuilder:
             )
         extra = tuple(output_padding) or (0,) * len(kernel)
         pads, strides = tuple(padding), tuple(stride)
-        spans = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
-        if transposed:
-            sizes = [
-                (n - 1) * s - 2 * p + span + e
-                for n, s, p, span, e in zip(spatial, strides, pads, spans, extra, strict=True)
-            ]
-            channels_out = filters[1] * groups
-        else:
-            sizes = [
-                (n + 2 * p - span) // s + 1
-                for n, s, p, span in zip(spatial, strides, pads, spans, strict=True)
-            ]
-            channels_out = filters[0]
         op = Conv(
             weight, bias, strides, pads, tuple(dilation), groups, transposed,
             extra if transposed else (),
         )  # fmt: skip
         inner = self.reshape(x, (1, channels, *spatial), name)
-        result = self.add(op, [inner], (1, channels_out, *sizes), name)
-        return result if batched else self.reshape(result, (channels_out, *sizes), name)
+        shape = conv_shape(op, filters, spatial)
+        if min(shape) < 1:
+            raise InputError(
+                f"{name}: filters of shape {filters} do not fit an input of shape {x.shape}; "
+                "check input_shape"
+            )
+        result = self.add(op, [inner], (1, *shape), name)
+        return result if batched else self.reshape(result, shape, name)
 
     def affine(
         self, x: Value, scale: str | None, shift: str | None, name: str = "affine"
@@ -235,23 +243,20 @@ class GraphBuilder:
         self,
         x: Value,
         kind: str,
-        breakpoints: Sequence[float],
-        slopes: object,
-        intercepts: Sequence[float],
+        breakpoints: ArrayLike | str,
+        slopes: ArrayLike | str,
+        intercepts: ArrayLike | str,
         name: str,
     ) -> Value:
         """Continuous piecewise-linear function of each element.
 
-        `slopes` may be a key of a constant, already broadcastable to (*shape, pieces).
+        Each table may be a key of a constant, already broadcastable to (*shape, pieces).
         """
-        slope_key = slopes if isinstance(slopes, str) else self.constant(np.asarray(slopes, float))
-        op = Piecewise(
-            self.constant(np.asarray(breakpoints, float)),
-            slope_key,
-            self.constant(np.asarray(intercepts, float)),
-            kind,
+        tables = (breakpoints, slopes, intercepts)
+        edges, slope, intercept = (
+            t if isinstance(t, str) else self.constant(np.asarray(t, float)) for t in tables
         )
-        return self.add(op, [x], x.shape, name)
+        return self.add(Piecewise(edges, slope, intercept, kind), [x], x.shape, name)
 
     def relu(self, x: Value, name: str = "relu") -> Value:
         """``max(z, 0)``."""
