@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
+from polytope.hyperplanes import neighbour_piece, row_normals, row_values, unit_of_row
 from polytope.network.engine import Engine, gather_windows
 from polytope.network.ir import Layer, Max, Piecewise
-from polytope.network.rounding import RoundingBounds
+from polytope.network.rounding import RoundingBounds, rounding_bounds
 
 #: A row is on the facet's hyperplane if it is a multiple of it to this relative accuracy.
 PARALLEL = 1e-10
@@ -75,7 +76,7 @@ class Crossing:
     def _multiple(
         self, gradients: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """alpha (batch, n), and whether (gradient, value) is alpha times the facet's."""
+        """Return alpha (batch, n), and whether (gradient, value) is alpha times the facet's."""
         square = self.normal.square().sum(dim=1).clamp(min=torch.finfo(values.dtype).tiny)
         alpha = torch.einsum("bd,bdn->bn", self.normal, gradients) / square[:, None]
         size = torch.linalg.vector_norm(gradients, dim=1)
@@ -128,9 +129,7 @@ class Crossing:
         value = values.gather(1, winner)
         error = bound.value.gather(1, winner)
         noise = bound.gradient.gather(1, winner)
-        slope = gradients.gather(
-            2, winner.unsqueeze(1).expand(-1, gradients.shape[1], -1)
-        )
+        slope = gradients.gather(2, winner.unsqueeze(1).expand(-1, gradients.shape[1], -1))
         floor = torch.full_like(value, -torch.inf)
         lead, best, chosen = torch.zeros_like(value), torch.zeros_like(value), pieces
         tied = gather_windows(values, index, -torch.inf)
@@ -147,3 +146,41 @@ class Crossing:
             best = torch.where(steeper, alpha, best)
             chosen = torch.where(ahead | steeper, slot, chosen)
         return chosen
+
+
+def crossing_behind(
+    net: Engine,
+    x: torch.Tensor,
+    pieces: torch.Tensor,
+    rows: torch.Tensor,
+    classes: torch.Tensor,
+    memory: int,
+) -> Crossing:
+    """The crossing of one row for each point of a batch.
+
+    Parameters
+    ----------
+    net : Engine
+    x : tensor (batch, *input_shape)
+        Any points: only the affine maps of `pieces` matter, not where the points lie.
+    pieces : tensor (batch, units)
+        The regions to be left.
+    rows : tensor (batch,)
+        Row to be crossed in each (not a decision row).
+    classes : tensor (batch,)
+    memory : int
+        Bytes for the reverse pass that finds the normals.
+    """
+    samples = torch.arange(len(x), device=x.device)
+    residual, _, _ = row_values(net, x, pieces, rows, classes)
+    places = [unit_of_row(net, row) for row in rows.tolist()]
+    unit = torch.tensor([layer.first_unit + u for layer, u, _ in places], device=x.device)
+    return Crossing(
+        net=net,
+        pieces=pieces,
+        normal=row_normals(net, x, pieces, samples, rows, classes, memory=memory),
+        residual=residual,
+        unit=unit,
+        piece=neighbour_piece(net, pieces, rows),
+        bounds=rounding_bounds(net, x, pieces),
+    )

@@ -17,6 +17,9 @@ import numpy as np
 
 #: Rows whose distance inside the box is computed together once one of them is needed.
 BLOCK = 8
+#: How far a queued distance has been worked out: to the bare hyperplane, to the hyperplane
+#: inside the box, to the part of it that bounds its region.
+FREE, BOXED, REFINED = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,14 @@ class Entry:
         Lower bound of the distance at which a path can pass the row.
     region, row : int
         Rows from the network's number of rows on are decision rows.
+    refined : bool
+        Whether the key takes the region's other rows into account.
     """
 
     key: float
     region: int
     row: int
+    refined: bool = False
 
 
 @dataclass
@@ -73,7 +79,7 @@ class Search:
         if region.cursor < len(region.rows):
             at = region.cursor
             key = max(region.entered, float(region.distances[at]))
-            heapq.heappush(self.heap, (key, 0, number, int(region.rows[at])))
+            heapq.heappush(self.heap, (key, FREE, number, int(region.rows[at])))
             region.cursor += 1
 
     def pop(self) -> tuple[Entry | None, list[Entry]]:
@@ -98,7 +104,7 @@ class Search:
         if final or not self.boxed:
             if not final:
                 self._next(number)
-            return Entry(key, number, row), []
+            return Entry(key, number, row, final == REFINED), []
         wanted = [Entry(key, number, row)]
         region = self.regions[number]
         while len(wanted) < BLOCK and region.cursor < len(region.rows):
@@ -111,12 +117,12 @@ class Search:
         self._next(number)
         return None, wanted
 
-    def put(self, entry: Entry, distance: float) -> None:
+    def put(self, entry: Entry, distance: float, refined: bool = False) -> None:
         """Queue a row again, with its distance inside the box (inf: it cannot be reached)."""
         if distance < math.inf:
-            heapq.heappush(
-                self.heap, (max(entry.key, distance), 1, entry.region, entry.row)
-            )
+            final = REFINED if refined else BOXED
+            key = max(entry.key, distance)
+            heapq.heappush(self.heap, (key, final, entry.region, entry.row))
 
     def improve(self, upper: float, target: int) -> bool:
         """Take a witness's distance if it is nearer."""

@@ -1,0 +1,88 @@
+"""Gradients of all units of a 784-4x300-10 network, batch 64 (ROLL, Table 2), side by side.
+
+Run with ``pytest tests/benchmarks/test_gradients_speed.py -n 0 -s``; on a machine with a GPU
+the same is measured there. Each figure is a ratio within one run on one machine.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+import polytope as pt
+from polytope.jacobians import layer_gradients
+
+SIZES = (784, 300, 300, 300, 300, 10)
+BATCH = 64
+
+
+def mlp() -> pt.Network:
+    rng = np.random.default_rng(0)
+    return pt.compile(
+        [
+            (rng.normal(size=(n, m)) * (2 / m) ** 0.5, 0.1 * rng.normal(size=n))
+            for m, n in zip(SIZES, SIZES[1:], strict=False)
+        ]
+    )
+
+
+def seconds(work: Callable[[], object], device: str, repeats: int = 5) -> float:
+    """Median wall time after a warm-up."""
+
+    def once() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    once()
+    return statistics.median(once() for _ in range(repeats))
+
+
+def sweep(net: pt.Network, x: torch.Tensor, method: str) -> None:
+    for _ in layer_gradients(net, x, method):
+        pass
+
+
+def backprop(net: pt.Network, x: torch.Tensor, share: int) -> None:
+    """Every `share`-th unit's gradient by its own reverse pass through its own layers."""
+    c = net.constants(x.dtype, x.device)
+    keys = [node.constants for node in net.graph.nodes if type(node.op).__name__ == "Linear"]
+    points = x.clone().requires_grad_()
+    h = points
+    for weight, bias in keys[:-1]:
+        z = torch.nn.functional.linear(h, c[weight], c[bias])
+        for unit in range(0, z.shape[1], share):
+            torch.autograd.grad(z[:, unit].sum(), points, retain_graph=True)
+        h = torch.relu(z)
+
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("device", DEVICES)
+def test_gradients(device: str, dtype: torch.dtype) -> None:
+    net = mlp()
+    x = torch.randn(BATCH, SIZES[0], dtype=dtype, device=device)
+    share = 1 if device == "cuda" else 30
+    reverse = share * seconds(lambda: backprop(net, x, share), device, 3)
+    times = {m: seconds(lambda m=m: sweep(net, x, m), device) for m in ("perturbation", "dynamic")}
+    side = 4096 if device == "cuda" else 1500
+    square = torch.randn(side, side, dtype=dtype, device=device)
+    peak = 2 * side**3 / seconds(lambda: square @ square, device)
+    flops = 2 * BATCH * SIZES[0] * sum(m * n for m, n in zip(SIZES[1:], SIZES[2:], strict=False))
+    print(f"\n{device} {dtype}: back-propagation {reverse:.3f} s, peak {peak / 1e9:.0f} GFLOP/s")
+    for method, spent in times.items():
+        print(
+            f"  {method:13s} {spent * 1e3:8.1f} ms   {reverse / spent:6.1f} x back-propagation   "
+            f"{flops / spent / peak:5.2f} of the matrix product (dead units counted)"
+        )

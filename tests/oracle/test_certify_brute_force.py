@@ -1,0 +1,106 @@
+"""`certify` against the distance found by trying every pattern of small networks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import polytope as pt
+from polytope.network.build import GraphBuilder
+from polytope.network.ir import Graph
+from polytope.network.source import Imported
+from tests.oracle.brute_force import minimal_distance
+from tests.oracle.rational import run_exact
+
+#: cvxpy's own accuracy.
+ORACLE = 1e-6
+
+
+def network(kind: str, seed: int) -> Graph:
+    """A network of two inputs and at most 7 units, of one kind."""
+    rng = np.random.default_rng(seed)
+    b = GraphBuilder()
+    x = b.input((2,))
+    weights = rng.normal(size=(4, 2))
+    if kind == "duplicated":
+        weights[1] = weights[0]
+        weights[3] = -2 * weights[2]
+    if kind == "dead":
+        weights[0] = 0
+    bias = np.zeros(4) if kind in ("zero_bias", "duplicated") else rng.normal(size=4)
+    if kind == "dead":
+        bias[0] = 0
+    if kind == "tiny":
+        weights, bias = weights * 2.0**-36, bias * 2.0**-36
+    h = b.linear(x, b.constant(weights), b.constant(bias))
+    if kind == "leaky":
+        h = b.leaky_relu(h, 0.2)
+    elif kind == "max":
+        h = b.max(h, np.array([[0, 1], [2, 3]]), (1, 2), "pool")
+    elif kind == "hardtanh":
+        h = b.clamp(h, -0.5, 0.7)
+    elif kind == "abs":
+        h = b.abs(h)
+    else:
+        h = b.relu(h)
+    width = h.size
+    if kind == "residual":
+        inner = b.linear(h, b.constant(rng.normal(size=(4, 4)) / 2), b.constant(rng.normal(size=4)))
+        h = b.sum([h, b.relu(inner)], [1, 1])
+    elif kind != "hardtanh":
+        scale = 2.0**36 if kind == "tiny" else 1.0
+        weights2 = scale * rng.normal(size=(3, width))
+        h = b.relu(b.linear(h, b.constant(weights2), b.constant(rng.normal(size=3) / 2)))
+    outputs = 1 if kind == "single" else 3
+    last = rng.normal(size=(outputs, h.size))
+    return b.finish(b.linear(h, b.constant(last), b.constant(rng.normal(size=outputs) / 2)))
+
+
+KINDS = (
+    "plain", "leaky", "max", "hardtanh", "abs", "residual", "zero_bias", "duplicated", "dead",
+    "tiny", "single",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("box", [None, (-1.0, 1.0)])
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+@pytest.mark.parametrize("kind", KINDS)
+def test_interval_holds_the_true_distance(kind: str, p: float, box: tuple | None) -> None:
+    seeds = [0, 1] if kind in ("plain", "max", "duplicated") else [0]
+    for seed in seeds:
+        graph = network(kind, seed)
+        net = pt.Network(Imported(graph))
+        x = np.random.default_rng(100 + seed).uniform(-0.9, 0.9, (1, 2))
+        label = int(net.predict(x)[0])
+        true = minimal_distance(graph, x[0], label, p, box)
+        slack = ORACLE * max(1.0, true) if true < math.inf else 0.0
+        previous = 0.0
+        for regions in (1, 3, 40):
+            result = pt.certify(net, x, p=p, box=box, max_regions=regions)
+            lower, upper = result.lower[0], result.upper[0]
+            assert lower <= true + slack
+            assert upper >= true - slack
+            assert lower >= previous * (1 - 1e-9)
+            previous = lower
+            if result.exact[0] and true < math.inf:
+                assert abs(upper - true) <= slack
+            if upper < math.inf:
+                values = run_exact(graph, result.witness[0])
+                values = [0, *values] if len(values) == 1 else values
+                assert max(v for s, v in enumerate(values) if s != label) >= values[label]
+                step = np.linalg.norm(result.witness[0] - x[0], ord=p)
+                assert step <= upper <= step * (1 + 1e-14)
+                if box is not None:
+                    assert (np.abs(result.witness[0]) <= 1).all()
+
+
+def test_exact_results_are_found_at_all() -> None:
+    """The interval test would pass on [0, inf]: most of these points must be proved."""
+    exact = 0
+    for seed in range(10):
+        net = pt.Network(Imported(network("plain", seed)))
+        x = np.random.default_rng(seed).uniform(-0.9, 0.9, (4, 2))
+        exact += int(pt.certify(net, x, p=2, box=(-1, 1), max_regions=60).exact.sum())
+    assert exact >= 38
