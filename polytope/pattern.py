@@ -59,13 +59,21 @@ class ActivationPattern:
 
     @classmethod
     def from_pieces(cls, pieces: np.ndarray, layout: PatternLayout) -> ActivationPattern:
-        """Pack an integer array with one piece per unit."""
+        """Pack an integer array with one piece per unit.
+
+        Raises
+        ------
+        InputError
+            If there is not one whole number for each unit, or a unit has no such piece.
+        """
         units = sum(count for count, _ in layout)
         values = np.asarray(pieces)
         if values.shape != (units,):
             raise InputError(
                 f"a pattern needs one piece for each of {units} units, got shape {values.shape}"
             )
+        if values.dtype.kind not in "iub":
+            raise InputError(f"pieces are whole numbers, got {values.dtype}")
         limits = np.repeat([number for _, number in layout], [count for count, _ in layout])
         if units and (values.min() < 0 or (values >= limits).any()):
             raise InputError("a pattern has a piece that its unit does not have")
@@ -93,7 +101,15 @@ class ActivationPattern:
         return result
 
     def flip(self, unit: int, piece: int) -> ActivationPattern:
-        """The pattern with one unit moved to another piece."""
+        """The pattern with one unit moved to another piece.
+
+        Raises
+        ------
+        InputError
+            If there is no such unit, or it has no such piece.
+        """
+        if not 0 <= unit < len(self):
+            raise InputError(f"got unit {unit}, but the pattern has {len(self)} units (0 first)")
         pieces = self.pieces.copy()
         pieces[unit] = piece
         return ActivationPattern.from_pieces(pieces, self.layout)

@@ -214,11 +214,12 @@ class Layer:
         return slice(self.first_row, self.first_row + self.units * self.slots)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """Nodes in topological order (the last is the output) and their constants.
 
     Node 0 is the input.  Constants are read-only arrays: float64, or int64 for indices.
+    Compared by identity; graphs of one meaning have one `hash`.
     """
 
     nodes: tuple[Node, ...]
@@ -274,9 +275,9 @@ class Graph:
         digest = hashlib.sha256(b"polytope graph 1")
         for node in self.nodes:
             record = op_record(node.op)
-            for name in CONSTANT_FIELDS.get(record["op"], ()):
+            for name in CONSTANT_FIELDS.get(type(node.op).__name__, ()):
                 if record[name] is not None:
-                    record[name] = digests[record[name]]
+                    record[name] = digests[str(record[name])]
             record.pop("kind", None) if not isinstance(node.op, Smooth) else None
             line = json.dumps([record, node.inputs, node.shape], sort_keys=True)
             digest.update(line.encode())
