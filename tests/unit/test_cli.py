@@ -34,7 +34,7 @@ def certify(files, *more):
     return main(["certify", str(files / "net.npz"), "--data", str(files / "X.npz"), *more])
 
 
-def mistake(capsys, code=2):
+def mistake(capsys):
     """The one line on stderr, with nothing on stdout."""
     out, err = capsys.readouterr()
     assert out == ""
@@ -179,7 +179,7 @@ def test_a_mistake_is_one_line_and_code_2(files, capsys, monkeypatch, words, say
     assert says in mistake(capsys)
 
 
-def test_the_output_is_checked_before_the_model_is_read(files, capsys):
+def test_the_output_is_checked_before_the_model_is_read(capsys):
     assert main(["certify", "nope.onnx", "--data", "no.npz", "--out", "no/r.csv"]) == 2
     assert "no folder" in mistake(capsys)
 

@@ -130,8 +130,8 @@ def test_missing_damaged_and_foreign_files(tmp_path):
             datasets.load_points(tmp_path / name)
     with pytest.raises(FileProblem, match=r"\.npz, \.npy or \.csv"):
         datasets.load_points(tmp_path / "a.mat")
+    (tmp_path / "folder.npz").mkdir()
     with pytest.raises(FileProblem, match="cannot be read"):
-        (tmp_path / "folder.npz").mkdir()
         datasets.load_points(tmp_path / "folder.npz")
 
 

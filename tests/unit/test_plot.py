@@ -138,7 +138,7 @@ def three():
 
 @pytest.mark.parametrize("p", [1, 2, "inf"])
 def test_slice_figure_shows_balls_points_and_box(three, p):
-    net, X, y, result = three
+    net, X, y, _ = three
     figure = plot.plot_slice(
         net, X, [0.3, 0.4, 0.5], [0.3, 0.6, np.inf], labels=y, p=p, box=(0, 1), resolution=80
     )
