@@ -1,20 +1,53 @@
-"""Exact analysis of piecewise-linear neural networks: every answer is a proof, a verified
-witness, or an interval.
+"""Exact analysis of piecewise-linear neural networks.
+
+Every answer is a proof, a verified witness, or an interval.
 
 >>> import polytope as pt
 >>> net = pt.compile(model, input_shape=(64,))  # doctest: +SKIP
 >>> pt.certify(net, X, p=2, box=(0, 1)).to_frame()  # doctest: +SKIP
 """
 
-from polytope.distances import boundary_distance, decision_distance
-from polytope.errors import PolytopeError
-from polytope.model import Network, compile, load
-from polytope.region import Region
-from polytope.robustness.theorem import certify
-from polytope.sets import Box, HPolytope
+import os as _os
+
+
+def _refuse_foreign_distribution(folder: str) -> None:
+    """Stop where PyPI's `polytope` is installed in the same folder: the files are mixed."""
+    for entry in _os.listdir(folder):
+        if entry.startswith("polytope-") and entry.endswith((".dist-info", ".egg-info")):
+            raise ImportError(
+                "the PyPI distribution 'polytope' (tulip-control) is installed beside "
+                "polytope-nn, and both write into the folder 'polytope': pip uninstall polytope, "
+                "then reinstall polytope-nn (pip install --force-reinstall --no-deps polytope-nn)."
+            )
+
+
+_refuse_foreign_distribution(_os.path.dirname(_os.path.dirname(_os.path.abspath(__file__))))
+
+from polytope.distances import (  # noqa: E402
+    BoundaryDistance,
+    DecisionDistance,
+    boundary_distance,
+    decision_distance,
+)
+from polytope.errors import PolytopeError  # noqa: E402
+from polytope.margins import (  # noqa: E402
+    count_complete_regions,
+    directional_margin,
+    stability_intervals,
+)
+from polytope.model import Network, compile, load  # noqa: E402
+from polytope.pattern import ActivationPattern  # noqa: E402
+from polytope.region import Region  # noqa: E402
+from polytope.robustness.certificates import Certificates  # noqa: E402
+from polytope.robustness.theorem import certify  # noqa: E402
+from polytope.sets import Box, HPolytope  # noqa: E402
 
 __all__ = [
+    "ActivationPattern",
+    "BoundaryDistance",
     "Box",
+    "Certificates",
+    "DecisionDistance",
     "HPolytope",
     "Network",
     "PolytopeError",
@@ -22,6 +55,9 @@ __all__ = [
     "boundary_distance",
     "certify",
     "compile",
+    "count_complete_regions",
     "decision_distance",
+    "directional_margin",
     "load",
+    "stability_intervals",
 ]

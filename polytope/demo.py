@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from polytope.datasets import digits, digits_network
 from polytope.errors import InputError
@@ -103,25 +101,9 @@ def run_demo(
     if not len(chosen):
         raise InputError(f"rows: none of the {len(X)} digits is selected; use 0:{len(X)}")
     net = digits_network()
-    with _one_thread():
-        result = certify(net, X[chosen], y[chosen], p, BOX, max_regions, progress=progress)
-        pictured = _three(net, X[chosen], y[chosen], result.lower)
+    result = certify(net, X[chosen], y[chosen], p, BOX, max_regions, progress=progress)
+    pictured = _three(net, X[chosen], y[chosen], result.lower)
     return Demo(chosen, y[chosen], result, pictured, p)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread for a while.
-
-    On so small a network several threads mostly wait for each other: on a busy machine with
-    two cores they took six to nine times as long as one.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _three(net: Engine, X: np.ndarray, y: np.ndarray, lower: np.ndarray) -> tuple[int, ...]:

@@ -13,13 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from polytope.errors import InputError
 from polytope.hyperplanes import Hyperplanes, chunk_size, classes_of, hyperplanes, row_normals
-from polytope.inputs import as_batch, as_labels, positive_int, require_inside, to_like
+from polytope.inputs import (
+    as_batch,
+    as_constants,
+    as_labels,
+    as_norm,
+    positive_int,
+    require_inside,
+    to_like,
+)
 from polytope.jacobians import DEFAULT_MEMORY, Method
 from polytope.network.engine import Constants, Engine
 from polytope.sets import Box, BoxLike, as_box
-from solvers.norms import NormLike, dual_exponent, parse_norm
+from solvers.norms import NormLike, dual_exponent
 from solvers.projection import project_to_hyperplane
 
 ArrayLike = np.ndarray | torch.Tensor
@@ -114,7 +121,7 @@ def boundary_distance(
     Returns
     -------
     BoundaryDistance
-        Arrays if X is an array, tensors if it is a tensor. A unit whose hyperplane is
+        Tensors if X is a tensor or `constants` are given, else arrays. A unit whose hyperplane is
         identically zero is no boundary; a point on a boundary has distance 0.
 
     Raises
@@ -125,16 +132,14 @@ def boundary_distance(
         If the network is not piecewise linear.
     """
     exponent, limits = prepare_norm_and_box(net, p, box, "boundary_distance")
-    x = as_batch(net, X, dtype)
-    require_inside(x, limits)
+    x, live = _prepare_points(net, X, limits, dtype, constants)
     count = min(positive_int(k, "k"), max(net.rows, 1))
     step = chunk_size(net, x, memory)
+    like = X if live is None else x
     nearest, rows, solved, total = [], [], 0, 0
     for start in range(0, len(x), step):
         part = x[start : start + step]
-        planes = hyperplanes(
-            net, part, dual_exponent(exponent), None, method, constants, memory=memory
-        )
+        planes = hyperplanes(net, part, dual_exponent(exponent), None, method, live, memory=memory)
         free = planes.distances()
         if limits is None:
             found, where = _smallest(free, count)
@@ -144,8 +149,8 @@ def boundary_distance(
                     net, part, planes, free, limits, exponent, count, memory
                 )
             solved += made
-            if constants is not None:
-                found = _again(net, part, planes, where, limits, exponent, constants, memory)
+            if live is not None:
+                found = _again(net, part, planes, found, where, limits, exponent, live, memory)
         total += int(torch.isfinite(free).sum())
         nearest.append(found)
         rows.append(torch.where(torch.isfinite(found.detach()), where, -1))
@@ -154,7 +159,7 @@ def boundary_distance(
     places = torch.cat(rows).cpu().numpy() if rows else np.zeros((0, width), np.int64)
     layer, unit, slot = _places(net, places)
     return BoundaryDistance(
-        to_like(values[:, 0], X), to_like(values, X), layer, unit, slot, solved, total
+        to_like(values[:, 0], like), to_like(values, like), layer, unit, slot, solved, total
     )
 
 
@@ -192,20 +197,17 @@ def decision_distance(
         As `boundary_distance`, and for a label out of range.
     """
     exponent, limits = prepare_norm_and_box(net, p, box, "decision_distance")
-    x = as_batch(net, X, dtype)
-    require_inside(x, limits)
+    x, live = _prepare_points(net, X, limits, dtype, constants)
     labels = None if y is None else as_labels(y, len(x), classes_of(net)).to(x.device)
     step = chunk_size(net, x, memory)
     values, targets, classes = [], [], []
     for start in range(0, len(x), step):
         part = x[start : start + step]
         own = None if labels is None else labels[start : start + step]
-        planes = hyperplanes(
-            net, part, dual_exponent(exponent), own, method, constants, memory=memory
-        )
+        planes = hyperplanes(net, part, dual_exponent(exponent), own, method, live, memory=memory)
         signed = planes.decision_distances()
         if limits is not None:
-            signed = _decision_in_box(net, part, planes, limits, exponent, constants, memory)
+            signed = _decision_in_box(net, part, planes, limits, exponent, live, memory)
         signed = torch.where(
             torch.nn.functional.one_hot(planes.classes, signed.shape[1]).bool(), torch.inf, signed
         )
@@ -215,20 +217,32 @@ def decision_distance(
         classes.append(planes.classes)
     empty = torch.zeros(0, dtype=torch.int64)
     return DecisionDistance(
-        to_like(torch.cat(values) if values else x.new_zeros(0), X),
+        to_like(torch.cat(values) if values else x.new_zeros(0), X if live is None else x),
         torch.cat(targets or [empty]).cpu().numpy(),
         torch.cat(classes or [empty]).cpu().numpy(),
     )
 
 
-def prepare_norm_and_box(net: Engine, p: NormLike, box: BoxLike, name: str) -> tuple[float, Box | None]:
+def prepare_norm_and_box(
+    net: Engine, p: NormLike, box: BoxLike, name: str
+) -> tuple[float, Box | None]:
     """The norm's exponent and the box, after the checks that every distance makes."""
     net.require_piecewise_linear(name)
-    try:
-        exponent = parse_norm(p)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    return exponent, as_box(box, net.input_size)
+    return as_norm(p), as_box(box, net.input_size)
+
+
+def _prepare_points(
+    net: Engine,
+    X: object,
+    box: Box | None,
+    dtype: torch.dtype,
+    constants: Constants | None,
+) -> tuple[torch.Tensor, Constants | None]:
+    """Points and live constants in `dtype`; the box is held against the points as given."""
+    points = as_batch(net, X)
+    require_inside(points, box)
+    x = as_batch(net, points, dtype)
+    return x, as_constants(constants, x.device, dtype)
 
 
 def project_rows(
@@ -309,8 +323,16 @@ def _nearest_in_box(
         pick, column = needed.nonzero(as_tuple=True)
         samples, rows = open_rows[pick], order[open_rows[pick], position + column]
         distance, _ = project_rows(
-            net, x, planes.pieces, planes.classes, samples, rows,
-            planes.residual[samples, rows], box, p, memory=memory,
+            net,
+            x,
+            planes.pieces,
+            planes.classes,
+            samples,
+            rows,
+            planes.residual[samples, rows],
+            box,
+            p,
+            memory=memory,
         )
         made += len(rows)
         table = free.new_full((len(open_rows), end - position), torch.inf)
@@ -330,21 +352,31 @@ def _again(
     net: Engine,
     x: torch.Tensor,
     planes: Hyperplanes,
+    found: torch.Tensor,
     where: torch.Tensor,
     box: Box,
     p: float,
     constants: Constants,
     memory: int,
 ) -> torch.Tensor:
-    """The distances of rows already chosen, now with gradients to the weights."""
-    samples = torch.arange(len(x), device=x.device).repeat_interleave(where.shape[1])
-    rows = where.flatten()
+    """The finite distances of rows already chosen, now with gradients to the weights."""
+    samples, column = torch.isfinite(found).nonzero(as_tuple=True)
+    rows = where[samples, column]
     residual = planes.residual[samples, rows]
     distance, _ = project_rows(
-        net, x, planes.pieces, planes.classes, samples, rows, residual, box, p,
-        constants=constants, memory=memory,
+        net,
+        x,
+        planes.pieces,
+        planes.classes,
+        samples,
+        rows,
+        residual,
+        box,
+        p,
+        constants=constants,
+        memory=memory,
     )
-    return distance.reshape(where.shape)
+    return found.index_put((samples, column), distance)
 
 
 def _decision_in_box(

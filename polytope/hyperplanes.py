@@ -9,6 +9,7 @@ that (points x rows x inputs) never stands in memory.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -18,6 +19,13 @@ from polytope.jacobians import Method, chunk_rows, layer_gradients
 from polytope.network.engine import Constants, Decide, Engine, LayerState, gather_windows
 from polytope.network.ir import Layer, Max, Piecewise
 from polytope.network.rounding import rounding_bounds
+from solvers.norms import vector_norm
+
+#: The rigorous error bounds grow with the product of the absolute weights: on a network of many
+#: layers they exceed every number in it. A number counts as zero if it is within its bound and
+#: below this part of the largest one in its layer: what float64 really loses is some 1e-15 per
+#: layer, so a hyperplane of a trained unit is never taken for a pruned one.
+NEGLIGIBLE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,9 @@ class Hyperplanes:
         l_q norm of the gradient, q dual to p.
     value_error, normal_error : tensor (batch, rows)
         Bounds on the rounding error of the residual, and of the gradient in l_1.
+    null : tensor (batch, rows), bool
+        Rows that are identically zero, in gradient and value, and so no boundary: a pruned
+        unit, two equal candidates (see `NEGLIGIBLE`).
     pieces : tensor (batch, units)
     logits : tensor (batch, classes)
     classes : tensor (batch,)
@@ -49,6 +60,7 @@ class Hyperplanes:
     norm: torch.Tensor
     value_error: torch.Tensor
     normal_error: torch.Tensor
+    null: torch.Tensor
     pieces: torch.Tensor
     logits: torch.Tensor
     classes: torch.Tensor
@@ -62,20 +74,17 @@ class Hyperplanes:
         return Hyperplanes(**{f.name: getattr(self, f.name)[points] for f in fields(self)})
 
     def distances(self) -> torch.Tensor:
-        """Distance to every row (batch, rows), computed in float; inf where it is no boundary.
-
-        A row whose gradient and value are both within their rounding error of zero is
-        taken as identically zero (a pruned unit, two equal candidates): no boundary.
-        """
-        null = (self.norm <= self.normal_error) & (self.residual.abs() <= self.value_error)
-        usable = self.active & ~null
-        return _ratio((-self.residual).clamp(min=0), self.norm, usable)
+        """Distance to every row (batch, rows), computed in float; inf where it is no boundary."""
+        return _ratio((-self.residual).clamp(min=0), self.norm, self.active & ~self.null)
 
     def safe_distances(self) -> torch.Tensor:
-        """A proved lower bound of every row's distance: rounding errors taken off."""
-        null = (self.norm <= self.normal_error) & (self.residual.abs() <= self.value_error)
+        """A proved lower bound of every row's distance: rounding errors taken off.
+
+        Only a normal that is zero by structure (no path of nonzero weights reaches the unit)
+        is no boundary here; one that merely rounds to zero gets the bound 0.
+        """
         room = (-self.residual - self.value_error).clamp(min=0)
-        return _ratio(room, self.norm + self.normal_error, self.active & ~null)
+        return _ratio(room, self.norm + self.normal_error, self.active)
 
     def decision_distances(self) -> torch.Tensor:
         """Signed distance to each decision row (batch, classes): negative where s is ahead.
@@ -158,21 +167,23 @@ def hyperplanes(
             if number == 0:
                 norms.append(part)
             else:
-                norms[index] = torch.linalg.vector_norm(
-                    torch.stack([norms[index], part]), q, dim=0
-                )
+                norms[index] = vector_norm(torch.stack([norms[index], part]), q, dim=0)
             states.append(LayerState(state.layer, state.values, state.pieces, None))
     assert classes is not None
     pieces = pieces_of_states(states, x)
     table = row_table(net, x, states, pieces, classes, c)
     norm = torch.cat([n.expand(len(x), -1) for n in norms], 1)
     split = net.rows
+    residual, value_error = table.residual[:, :split], table.value_error[:, :split]
+    normal_error = table.normal_error[:, :split]
+    null = negligible(net, norm[:, :split], normal_error) & negligible(net, residual, value_error)
     return Hyperplanes(
-        residual=table.residual[:, :split],
+        residual=residual,
         active=table.active,
         norm=norm[:, :split],
-        value_error=table.value_error[:, :split],
-        normal_error=table.normal_error[:, :split],
+        value_error=value_error,
+        normal_error=normal_error,
+        null=null,
         pieces=pieces,
         logits=table.logits,
         classes=classes,
@@ -181,6 +192,16 @@ def hyperplanes(
         decision_value_error=table.value_error[:, split:],
         decision_normal_error=table.normal_error[:, split:],
     )
+
+
+def negligible(net: Engine, values: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+    """Which numbers (batch, rows) are zero up to rounding, by `NEGLIGIBLE`: bool (batch, rows)."""
+    sizes = values.detach().abs()
+    zero = sizes <= error
+    for layer in net.layers:
+        own = sizes[:, layer.row_slice]
+        zero[:, layer.row_slice] &= own <= NEGLIGIBLE * own.amax(dim=1, keepdim=True)
+    return zero
 
 
 def chunk_size(net: Engine, x: torch.Tensor, memory: int) -> int:
@@ -272,9 +293,7 @@ def row_values(
     return residual, value_error, normal_error
 
 
-def layer_rows(
-    net: Engine, state: LayerState, c: Constants
-) -> tuple[torch.Tensor, torch.Tensor]:
+def layer_rows(net: Engine, state: LayerState, c: Constants) -> tuple[torch.Tensor, torch.Tensor]:
     """Residuals of a layer's rows, and which bound the current piece: (batch, units * slots)."""
     layer, node, pieces = _piecewise_state(net, state)
     own = pieces.flatten(1).unsqueeze(2)
@@ -312,6 +331,18 @@ def layer_slopes(net: Engine, state: LayerState, c: Constants) -> torch.Tensor:
     return (gather_windows(spread, index, 0.0) - chosen.unsqueeze(3)).flatten(2)
 
 
+def _norm(gradients: torch.Tensor, q: float) -> torch.Tensor:
+    """l_q norms over the directions (batch, directions, n), scaled where powers would not fit."""
+    norm: torch.Tensor = torch.linalg.vector_norm(gradients, q, dim=1)
+    if q in (1.0, math.inf):
+        return norm
+    limits = torch.finfo(norm.dtype)
+    least = (limits.tiny / limits.eps) ** (1 / q)
+    most = (limits.max / gradients.shape[1]) ** (1 / q)
+    fits = (norm.detach() >= least) & (norm.detach() <= most)
+    return norm if bool(fits.all()) else vector_norm(gradients, q, dim=1)
+
+
 def _row_norms(
     net: Engine, state: LayerState, c: Constants, q: float, classes: torch.Tensor | None
 ) -> torch.Tensor:
@@ -323,11 +354,11 @@ def _row_norms(
         assert classes is not None
         index = classes[:, None, None].expand(-1, outputs.shape[1], 1)
         spread = outputs.expand(len(classes), -1, -1)
-        return torch.linalg.vector_norm(spread - spread.gather(2, index), q, dim=1)
+        return _norm(spread - spread.gather(2, index), q)
     layer, node, pieces = _piecewise_state(net, state)
     if isinstance(node, Piecewise):
-        norm = torch.linalg.vector_norm(gradients, q, dim=1)
-        return norm.repeat_interleave(layer.slots, dim=1)
+        norm = _norm(gradients, q)
+        return torch.repeat_interleave(norm, layer.slots, dim=1)
     assert isinstance(node, Max)
     index = c[node.index]
     positions = index.unsqueeze(0).expand(len(pieces), *index.shape)
@@ -335,15 +366,12 @@ def _row_norms(
     spread = gradients.expand(len(pieces), *gradients.shape[1:])
     chosen = spread.gather(2, winners.unsqueeze(1).expand(-1, spread.shape[1], -1))
     columns = [
-        torch.linalg.vector_norm(spread[:, :, index[:, j].clamp(min=0)] - chosen, q, dim=1)
-        for j in range(layer.slots)
+        _norm(spread[:, :, index[:, j].clamp(min=0)] - chosen, q) for j in range(layer.slots)
     ]
     return torch.stack(columns, dim=2).flatten(1)
 
 
-def _row_errors(
-    net: Engine, state: LayerState, error: torch.Tensor, c: Constants
-) -> torch.Tensor:
+def _row_errors(net: Engine, state: LayerState, error: torch.Tensor, c: Constants) -> torch.Tensor:
     """Errors of a layer's rows from those of its pre-activations.
 
     A subtraction adds its own rounding, which the factor covers (the operands' errors are
@@ -367,11 +395,10 @@ def _row_errors(
     return both.flatten(1)
 
 
-def _piecewise_state(
-    net: Engine, state: LayerState
-) -> tuple[Layer, Piecewise | Max, torch.Tensor]:
+def _piecewise_state(net: Engine, state: LayerState) -> tuple[Layer, Piecewise | Max, torch.Tensor]:
     """The layer, operation and pieces of a state that is not the output's."""
-    assert state.layer is not None and state.pieces is not None
+    assert state.layer is not None
+    assert state.pieces is not None
     op = net.graph.nodes[state.layer.node].op
     assert isinstance(op, Piecewise | Max)
     return state.layer, op, state.pieces
@@ -386,9 +413,7 @@ def _per_unit(constant: torch.Tensor, net: Engine, layer: Layer) -> torch.Tensor
 def given_pieces(pieces: torch.Tensor) -> Decide:
     """A `decide` that takes the pieces (batch, units) as given."""
 
-    def decide(
-        layer: Layer, values: torch.Tensor, gradients: torch.Tensor | None
-    ) -> torch.Tensor:
+    def decide(layer: Layer, values: torch.Tensor, gradients: torch.Tensor | None) -> torch.Tensor:
         del values, gradients
         return pieces[:, layer.unit_slice]
 
@@ -451,9 +476,9 @@ def _normals(
                 if len(mine):
                     logits = as_logits(state.values)[mine]
                     chosen = logits.gather(1, classes[samples[mine]][:, None])
-                    total = total + (logits - chosen).gather(
-                        1, (rows[mine] - net.rows)[:, None]
-                    ).sum()
+                    total = (
+                        total + (logits - chosen).gather(1, (rows[mine] - net.rows)[:, None]).sum()
+                    )
                 continue
             place = state.layer.row_slice
             mine = ((rows >= place.start) & (rows < place.stop)).nonzero().flatten()
@@ -490,5 +515,3 @@ def unit_of_row(net: Engine, row: int) -> tuple[Layer, int, int]:
             local = row - place.start
             return layer, local // layer.slots, local % layer.slots
     raise InputError(f"row {row} is not one of the network's {net.rows} rows")
-
-

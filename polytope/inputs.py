@@ -8,13 +8,16 @@ import numpy as np
 import torch
 
 from polytope.errors import InputError
-from polytope.network.engine import Engine
+from polytope.network.engine import Constants, Engine
 from polytope.sets import Box
+from solvers.norms import NormLike, parse_norm
 
 ArrayLike: TypeAlias = "np.ndarray | torch.Tensor"
 
 
-def as_batch(net: Engine, x: object, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+def as_batch(
+    net: Engine, x: object, dtype: torch.dtype = torch.float64, name: str = "X"
+) -> torch.Tensor:
     """A batch (n, *input_shape) in `dtype` from flat or shaped points.
 
     Parameters
@@ -24,22 +27,21 @@ def as_batch(net: Engine, x: object, dtype: torch.dtype = torch.float64) -> torc
         (n, d), (n, *input_shape), or one point (d,) or input_shape, which becomes a batch of
         one.  A tensor stays on its device; an array goes to the CPU.
     dtype : torch.dtype
+        float32 or float64.
+    name : str
+        What messages call it.
 
     Raises
     ------
     InputError
         For non-numeric, integer, complex, NaN or infinite input, or a wrong shape.
     """
-    if isinstance(x, torch.Tensor):
-        points = x.detach()
-    else:
-        try:
-            points = torch.as_tensor(np.asarray(x))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"X: expected an array of numbers, got {type(x).__name__}") from error
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(f"dtype: got {dtype}, expected torch.float64 or torch.float32")
+    points = x.detach() if isinstance(x, torch.Tensor) else _as_tensor(x, name)
     if not points.is_floating_point():
         raise InputError(
-            f"X: got {points.dtype} values, expected floats; convert and scale them as the "
+            f"{name}: got {points.dtype} values, expected floats; convert and scale them as the "
             "network was trained, for instance X.astype('float64') / 255"
         )
     shape, size = tuple(net.input_shape), net.input_size
@@ -50,14 +52,16 @@ def as_batch(net: Engine, x: object, dtype: torch.dtype = torch.float64) -> torc
         points = points.reshape(given[0], *shape)
     else:
         raise InputError(
-            f"X: got shape {given}, expected (n, {', '.join(map(str, shape))}) or (n, {size}); "
-            "the network was compiled for that input_shape"
+            f"{name}: got shape {given}, expected (n, {', '.join(map(str, shape))}) or "
+            f"(n, {size}); the network was compiled for that input_shape"
         )
     if points.device.type == "meta":
-        raise InputError("X: is on the 'meta' device and holds no numbers; load it first")
+        raise InputError(f"{name}: is on the 'meta' device and holds no numbers; load it first")
     if not bool(torch.isfinite(points).all()):
         bad = (~torch.isfinite(points.flatten(1))).any(dim=1).nonzero().flatten().tolist()
-        raise InputError(f"X: NaN or infinity in row(s) {_few(bad)}; remove or mend those rows")
+        raise InputError(
+            f"{name}: NaN or infinity in row(s) {_few(bad)}; remove or mend those rows"
+        )
     return points.to(dtype).contiguous()
 
 
@@ -69,7 +73,9 @@ def as_labels(y: object, rows: int, classes: int) -> torch.Tensor:
     InputError
         For labels that are not whole numbers, not one per row, or outside 0 .. classes - 1.
     """
-    labels = torch.as_tensor(np.asarray(y.cpu() if isinstance(y, torch.Tensor) else y))
+    if isinstance(y, torch.Tensor) and y.device.type == "meta":
+        raise InputError("y: is on the 'meta' device and holds no numbers; load it first")
+    labels = y.detach().cpu() if isinstance(y, torch.Tensor) else _as_tensor(y, "y")
     labels = labels.reshape(1) if labels.ndim == 0 else labels
     if labels.shape != (rows,):
         raise InputError(f"y: got shape {tuple(labels.shape)}, expected one label for {rows} rows")
@@ -84,6 +90,30 @@ def as_labels(y: object, rows: int, classes: int) -> torch.Tensor:
             f"y: label {bad} is out of range; the network decides among classes 0 to {classes - 1}"
         )
     return labels
+
+
+def as_constants(
+    constants: Constants | None, device: torch.device, dtype: torch.dtype
+) -> Constants | None:
+    """Live constants in the dtype of the work (None stays None).
+
+    Raises
+    ------
+    InputError
+        If they are on another device than the points.
+    """
+    if constants is None:
+        return None
+    for tensor in constants.values():
+        if tensor.device != device:
+            raise InputError(
+                f"constants: are on {tensor.device}, but X is on {device}; move the module or X, "
+                "then call net.live() again"
+            )
+    return {
+        key: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for key, tensor in constants.items()
+    }
 
 
 def require_inside(x: torch.Tensor, box: Box | None) -> None:
@@ -109,6 +139,20 @@ def require_inside(x: torch.Tensor, box: Box | None) -> None:
         )
 
 
+def as_norm(p: NormLike) -> float:
+    """The exponent of a norm.
+
+    Raises
+    ------
+    InputError
+        For anything but a number in [1, inf].
+    """
+    try:
+        return parse_norm(p)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
 def positive_int(value: object, name: str) -> int:
     """A whole number of at least 1.
 
@@ -125,6 +169,24 @@ def positive_int(value: object, name: str) -> int:
 def to_like(result: torch.Tensor, like: object) -> np.ndarray | torch.Tensor:
     """A tensor if the caller gave a tensor, else an array."""
     return result if isinstance(like, torch.Tensor) else result.detach().cpu().numpy()
+
+
+def _as_tensor(values: object, name: str) -> torch.Tensor:
+    """A copy of an array on the CPU, whatever its strides, byte order and flags.
+
+    Raises
+    ------
+    InputError
+        If it does not hold numbers.
+    """
+    try:
+        array = np.asarray(values)
+        kinds: dict[str, type] = {"u": np.int64, "i": np.int64, "f": np.float64}
+        return torch.from_numpy(array.astype(kinds.get(array.dtype.kind, array.dtype)))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name}: expected an array of numbers, got {type(values).__name__}"
+        ) from error
 
 
 def _few(rows: list[int]) -> str:

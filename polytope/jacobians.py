@@ -51,7 +51,7 @@ def layer_gradients(
     decide : callable, optional
         Chooses the pieces (see `Engine.sweep`); the values do by default.
     columns : slice, optional
-        Only these input coordinates ("perturbation" only); all by default.
+        Only these input coordinates; all by default.
 
     Yields
     ------
@@ -68,22 +68,18 @@ def layer_gradients(
         raise InputError(f"method must be one of {get_args(Method)}, got {method!r}")
     chain = is_dense_chain(net)
     if method == "auto":
-        method = "dynamic" if chain and x.device.type == "cpu" and columns is None else (
-            "perturbation"
-        )  # fmt: skip
+        method = "dynamic" if chain and x.device.type == "cpu" else "perturbation"
     if method == "dynamic":
         if not chain:
             raise InputError(
                 "method='dynamic' needs a chain of fully connected layers (ROLL, appendix D); "
                 "use method='perturbation', which takes every architecture"
             )
-        yield from _dynamic(net, x, constants, decide)
+        yield from _dynamic(net, x, constants, decide, columns)
     elif method == "backprop":
-        yield from _backprop(net, x, constants, decide)
+        yield from _backprop(net, x, constants, decide, columns)
     else:
-        size = net.input_size
-        axes = torch.eye(size, dtype=x.dtype, device=x.device)
-        axes = axes if columns is None else axes[columns]
+        axes = _axes(net, x, columns)
         tangents = axes.reshape(1, len(axes), *net.input_shape)
         yield from net.sweep(x, tangents, decide, constants)
 
@@ -114,14 +110,24 @@ def chunk_rows(net: Engine, directions: int, itemsize: int, memory: int) -> int:
     return int(memory // (largest * directions * itemsize))
 
 
+def _axes(net: Engine, x: torch.Tensor, columns: slice | None) -> torch.Tensor:
+    """The unit vectors of the chosen input coordinates: (columns, input size)."""
+    axes = torch.eye(net.input_size, dtype=x.dtype, device=x.device)
+    return axes if columns is None else axes[columns]
+
+
 def _dynamic(
-    net: Engine, x: torch.Tensor, constants: Constants | None, decide: Decide | None
+    net: Engine,
+    x: torch.Tensor,
+    constants: Constants | None,
+    decide: Decide | None,
+    columns: slice | None,
 ) -> Iterator[LayerState]:
     """Appendix D of ROLL, with the zero slopes skipped when no graph is being recorded."""
     c = net.constants(x.dtype, x.device) if constants is None else constants
     layers = {layer.node: layer for layer in net.layers}
     z = x.flatten(1)
-    jacobian = torch.eye(net.input_size, dtype=x.dtype, device=x.device).unsqueeze(0)
+    jacobian = _axes(net, x, columns).T.unsqueeze(0)
     slope: torch.Tensor | None = None
     for number, node in enumerate(net.graph.nodes[1:], start=1):
         op = node.op
@@ -185,7 +191,11 @@ def _is_eye(matrix: torch.Tensor) -> bool:
 
 
 def _backprop(
-    net: Engine, x: torch.Tensor, constants: Constants | None, decide: Decide | None
+    net: Engine,
+    x: torch.Tensor,
+    constants: Constants | None,
+    decide: Decide | None,
+    columns: slice | None,
 ) -> Iterator[LayerState]:
     """One reverse pass per unit."""
     second = constants is not None
@@ -193,15 +203,17 @@ def _backprop(
         points = x.detach().clone().requires_grad_()
         states = list(net.sweep(points, None, decide, constants))
     for state in states:
-        columns = []
+        rows = []
         for unit in range(state.values.shape[1]):
             (gradient,) = torch.autograd.grad(
                 state.values[:, unit].sum(), points, retain_graph=True, create_graph=second,
                 allow_unused=True,
             )  # fmt: skip
             zero = torch.zeros_like(points)
-            columns.append((zero if gradient is None else gradient).flatten(1))
-        gradients = torch.stack(columns, dim=2)
+            rows.append(
+                (zero if gradient is None else gradient).flatten(1)[:, columns or slice(None)]
+            )
+        gradients = torch.stack(rows, dim=2)
         values = state.values if second else state.values.detach()
         yield LayerState(state.layer, values, state.pieces, gradients)
 

@@ -14,7 +14,15 @@ import numpy as np
 import torch
 
 from polytope.errors import InputError
-from polytope.hyperplanes import layer_slopes, pieces_of_states, row_table
+from polytope.hyperplanes import (
+    NEGLIGIBLE,
+    RowTable,
+    hyperplanes,
+    layer_slopes,
+    negligible,
+    pieces_of_states,
+    row_table,
+)
 from polytope.inputs import as_batch
 from polytope.jacobians import DEFAULT_MEMORY, chunk_rows
 from polytope.network.engine import Engine, LayerState
@@ -62,7 +70,7 @@ def directional_margin(
     """
     net.require_piecewise_linear("directional_margin")
     x = as_batch(net, X)
-    steps = as_batch(net, directions).to(x.device)
+    steps = as_batch(net, directions, name="directions").to(x.device)
     if method not in ("ratio", "bisection"):
         raise InputError(f"method: got {method!r}, expected 'ratio' or 'bisection'")
     size = max(1, chunk_rows(net, len(steps), 8, memory))
@@ -95,9 +103,8 @@ class StabilityIntervals:
     @property
     def l1_margin(self) -> np.ndarray:
         """The l_1 margin (n,): the least room over the 2 d directions (Proposition 5)."""
-        count = len(self.down)
-        rooms = np.concatenate([self.down.reshape(count, -1), self.up.reshape(count, -1)], 1)
-        return np.asarray(rooms.min(axis=1))
+        axes = tuple(range(1, self.down.ndim))
+        return np.asarray(np.minimum(self.down, self.up).min(axis=axes))
 
 
 def stability_intervals(
@@ -156,6 +163,8 @@ def _ratio_margins(
         room = (-table.residual[:, place]).clamp(min=0)
         slopes = layer_slopes(net, state, c)
         noise = table.normal_error[:, None, place] * longest[None, :, None]
+        steepest = slopes.abs().amax(dim=(1, 2), keepdim=True)
+        noise = torch.minimum(noise, NEGLIGIBLE * steepest)
         active = table.active[:, None, place]
         for side, sign in enumerate((1.0, -1.0)):
             toward = sign * slopes
@@ -211,9 +220,7 @@ class RegionCount:
     ties: np.ndarray
 
 
-def count_complete_regions(
-    net: Engine, X: object, *, memory: int = DEFAULT_MEMORY
-) -> RegionCount:
+def count_complete_regions(net: Engine, X: object, *, memory: int = DEFAULT_MEMORY) -> RegionCount:
     """Bounds on the number of complete linear regions among the points.
 
     A complete linear region is a set of points with one activation pattern up to equal
@@ -253,12 +260,10 @@ def count_complete_regions(
             plain = [LayerState(s.layer, s.values, s.pieces, None) for s in states]
             classes = torch.zeros(len(part), dtype=torch.int64, device=x.device)
             table = row_table(net, part, plain, pieces, classes, c)
-            rows = table.residual[:, : net.rows].abs() <= table.value_error[:, : net.rows]
-            alive = table.normal_error[:, : net.rows] > 0
-            tied = (rows & table.active & alive).any(dim=1)
-            ties += (tied.nonzero().flatten() + start).tolist()
+            ties += [start + row for row in _tied(net, part, classes, table, memory)]
             last = states[-1].gradients
             assert last is not None
+            last = last.expand(len(part), outputs, outputs)
             value = torch.einsum("bkk->b", last)
             error = rounding_bounds(net, part, pieces)[-1].gradient.sum(dim=1)
             error = error + outputs * torch.finfo(x.dtype).eps * last.abs().sum(dim=(1, 2))
@@ -272,3 +277,19 @@ def count_complete_regions(
             lower, reach = lower + 1, high
     return RegionCount(lower, len(seen), np.array(ties, dtype=np.int64))
 
+
+def _tied(
+    net: Engine,
+    x: torch.Tensor,
+    classes: torch.Tensor,
+    table: RowTable,
+    memory: int,
+) -> list[int]:
+    """The points that lie on a hyperplane (within rounding), null rows not counted."""
+    split = net.rows
+    close = negligible(net, table.residual[:, :split], table.value_error[:, :split]) & table.active
+    rows = close.any(dim=1).nonzero().flatten()
+    if not len(rows):
+        return []
+    planes = hyperplanes(net, x[rows], 2.0, classes[rows], memory=memory)
+    return rows[(close[rows] & ~planes.null).any(dim=1)].tolist()

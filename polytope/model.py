@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -178,7 +178,7 @@ def compile(
         imported = read_torch(model, shape)
     elif isinstance(model, str | os.PathLike):
         imported = _read_file(Path(model), shape)
-    elif isinstance(model, Sequence):
+    elif isinstance(model, list | tuple):
         imported = read_layers(model)
     else:
         raise InputError(
@@ -201,7 +201,7 @@ def _shape(input_shape: Sequence[int] | int | None) -> tuple[int, ...] | None:
     """The input shape as a tuple of positive whole numbers."""
     if input_shape is None:
         return None
-    sizes = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
+    sizes = tuple(input_shape) if isinstance(input_shape, Iterable) else (input_shape,)
     if not sizes or any(not isinstance(n, int | np.integer) or n < 1 for n in sizes):
         raise InputError(
             f"input_shape: got {input_shape!r}, expected positive whole numbers, the shape of "

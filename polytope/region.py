@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,15 +10,15 @@ import numpy as np
 import torch
 
 from polytope.errors import InputError
-from polytope.hyperplanes import given_pieces, layer_rows
-from polytope.inputs import as_batch
+from polytope.hyperplanes import NEGLIGIBLE, given_pieces, layer_rows
+from polytope.inputs import as_batch, as_norm
 from polytope.jacobians import layer_gradients
 from polytope.network.engine import Engine, LayerState
 from polytope.network.ir import Layer, Max, Shape
 from polytope.network.rounding import rounding_bounds
 from polytope.pattern import ActivationPattern
 from polytope.sets import Box, BoxLike, HPolytope, as_box
-from solvers.norms import NormLike, dual_exponent, parse_norm
+from solvers.norms import NormLike, dual_exponent
 from solvers.problem import LinearProgram
 from solvers.solution import Status
 from solvers.solve import solve
@@ -128,6 +129,8 @@ class Region:
         Bound on the l_1 norm of the rounding error of each row of A.
     offset_error : array (rows,)
         Bound on the rounding error of each entry of b.
+    jacobian_error, value_error : array (outputs,)
+        The same for the rows of `jacobian` and for `offset`.
     point : array (d,)
         The point the region was made at.
     """
@@ -140,6 +143,8 @@ class Region:
     offset: np.ndarray
     normal_error: np.ndarray
     offset_error: np.ndarray
+    jacobian_error: np.ndarray
+    value_error: np.ndarray
     point: np.ndarray
 
     @property
@@ -149,12 +154,15 @@ class Region:
 
     @cached_property
     def zero_rows(self) -> np.ndarray:
-        """Rows whose normal is zero within its rounding error: they are no hyperplanes.
+        """Rows whose normal is zero up to rounding (`hyperplanes.NEGLIGIBLE`): no hyperplanes.
 
         Their offset decides: at least 0 holds everywhere (exactly 0: a pruned unit, whose
         piece has no meaning), below 0 means that the region is empty.
         """
-        return np.asarray(np.abs(self.A).sum(axis=1) <= self.normal_error)
+        sizes = np.abs(self.A).sum(axis=1)
+        largest = np.zeros(len(self.units.net.layers))
+        np.maximum.at(largest, self.units.layer, sizes)
+        return (sizes <= self.normal_error) & (sizes <= NEGLIGIBLE * largest[self.units.layer])
 
     @property
     def empty_by_offset(self) -> bool:
@@ -169,33 +177,35 @@ class Region:
             return ()
         full = np.column_stack([self.A[rows], self.b[rows]])
         full = full / np.abs(self.A[rows]).max(axis=1, keepdims=True)
-        first = np.argmax(np.abs(full[:, :-1]) > 0.5, axis=1)
-        full *= np.sign(full[np.arange(len(rows)), first])[:, None]
-        key = full @ np.random.default_rng(0).uniform(1, 2, full.shape[1])
-        scale = np.abs(full).max(axis=1)
-        order = np.argsort(key)
+        probe = np.random.default_rng(0).normal(size=full.shape[1])
+        full *= np.sign(full[:, :-1] @ probe[:-1])[:, None]
+        allowed = np.full_like(full, COINCIDENT)
+        allowed[:, -1] *= np.maximum(1, np.abs(full[:, -1]))
+        order = np.argsort(full @ probe)
         groups: list[list[int]] = []
-        for here, after in zip(order[:-1], order[1:], strict=True):
-            near = np.abs(full[here] - full[after]).max() <= COINCIDENT * max(
-                scale[here], scale[after]
-            )
+        for here, after in itertools.pairwise(order):
+            near = (np.abs(full[here] - full[after]) <= allowed[here]).all()
             if near and groups and groups[-1][-1] == here:
                 groups[-1].append(int(after))
             elif near:
                 groups.append([int(here), int(after)])
         return tuple(np.sort(rows[group]) for group in groups)
 
-    def error_band(self, z: np.ndarray) -> np.ndarray:
-        """Bound on the rounding error of ``A z - b`` at each point: (..., rows).
+    def error_band(self, z: object) -> np.ndarray:
+        """How far rounding may move ``A z - b`` at each point: (n, rows).
 
-        It covers the errors in A and b themselves and those of the product in float64: a
-        point whose residual is within the band may be on either side of the row.
+        A rigorous bound on the errors in A and b themselves and those of the product in
+        float64: a point whose residual is within the band may be on either side of the row.
+        Where that bound says nothing (a network of many layers) the band ends at
+        `hyperplanes.NEGLIGIBLE` of the sizes of the row's terms, which float64 does not reach.
         """
-        flat = np.asarray(z, dtype=np.float64).reshape(-1, self.A.shape[1])
+        flat = self._points(z)
         size = np.abs(flat).max(axis=1, initial=0.0)
         unit = (self.A.shape[1] + 2) * np.finfo(np.float64).eps
         product = np.abs(flat) @ np.abs(self.A).T + np.abs(self.b)
-        return np.asarray(size[:, None] * self.normal_error + self.offset_error + unit * product)
+        rigorous = size[:, None] * self.normal_error + self.offset_error + unit * product
+        trusted = np.where(self.zero_rows, np.inf, NEGLIGIBLE * product)
+        return np.asarray(np.minimum(rigorous, trusted))
 
     def contains(self, z: object) -> np.ndarray | bool:
         """Whether points satisfy every row, within the rounding error of each.
@@ -207,17 +217,21 @@ class Region:
         Returns
         -------
         bool, or bool array (n,) for a batch
+
+        Raises
+        ------
+        InputError
+            For unusable points.
         """
-        values = np.asarray(z, dtype=np.float64)
-        single = values.size == self.A.shape[1]
-        flat = values.reshape(-1, self.A.shape[1])
+        flat = self._points(z)
+        shape = np.shape(z)  # type: ignore[call-overload]
+        single = shape in (self.point.shape, tuple(self.units.net.input_shape))
         inside = (flat @ self.A.T - self.b <= self.error_band(flat)).all(axis=1)
         return bool(inside[0]) if single else np.asarray(inside)
 
     def affine(self, z: object) -> np.ndarray:
         """``jacobian z + offset`` for points (n, d): (n, outputs)."""
-        flat = np.asarray(z, dtype=np.float64).reshape(-1, self.A.shape[1])
-        return np.asarray(flat @ self.jacobian.T + self.offset)
+        return np.asarray(self._points(z) @ self.jacobian.T + self.offset)
 
     def chebyshev_center(self, box: BoxLike = None, p: NormLike = 2) -> ChebyshevCenter:
         """The center of a largest l_p ball in the region (met with a box).
@@ -238,13 +252,15 @@ class Region:
         InputError
             For an unusable box or norm, or if the linear program cannot be solved.
         """
-        q = dual_exponent(parse_norm(p))
+        q = dual_exponent(as_norm(p))
         limits = as_box(box, self.A.shape[1])
         if self.empty_by_offset:
             return ChebyshevCenter(None, -np.inf)
         A, b = self._proper_rows(limits)
         if len(A) == 0:
             return ChebyshevCenter(self.point.copy(), np.inf)
+        largest = np.abs(A).max(axis=1, keepdims=True)
+        A, b = A / largest, b / largest[:, 0]
         size = np.linalg.norm(A, q, axis=1)
         cost = np.zeros(A.shape[1] + 1)
         cost[-1] = -1.0
@@ -286,6 +302,10 @@ class Region:
             lower=np.ones(len(A)), upper=np.full(len(A), np.inf),
         )  # fmt: skip
         return solve(problem).status is Status.OPTIMAL
+
+    def _points(self, z: object) -> np.ndarray:
+        """One point or a batch as (n, d)."""
+        return np.asarray(as_batch(self.units.net, z, name="z").flatten(1).cpu().numpy())
 
     def _proper_rows(self, box: Box | None) -> tuple[np.ndarray, np.ndarray]:
         """Rows with a normal, and those of the box."""
@@ -356,6 +376,8 @@ def region_at(net: Engine, x: object, pattern: ActivationPattern | None = None) 
         offset=at_zero[-1].values[0].cpu().numpy(),
         normal_error=normal_error,
         offset_error=offset_error,
+        jacobian_error=bounds[-1].gradient[0].cpu().numpy(),
+        value_error=bounds[-1].value[0].cpu().numpy(),
         point=points.flatten().cpu().numpy(),
     )
 
@@ -370,7 +392,9 @@ def _layer_part(
 ) -> list[np.ndarray]:
     """One layer's rows of A, b, their errors, and unit, slot and pieces of each."""
     layer, pieces, gradients = state.layer, state.pieces, state.gradients
-    assert layer is not None and pieces is not None and gradients is not None
+    assert layer is not None
+    assert pieces is not None
+    assert gradients is not None
     c = net.constants(state.values.dtype, state.values.device)
     residual, active = layer_rows(net, zero, c)
     rows = active[0].nonzero().flatten()

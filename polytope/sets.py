@@ -24,15 +24,15 @@ class Box:
     Raises
     ------
     InputError
-        If a bound is NaN, the shapes differ, or a lower bound is above its upper bound.
+        If a bound is NaN or no number, the shapes differ, or a lower bound is above its upper
+        bound.
     """
 
     low: np.ndarray
     high: np.ndarray
 
     def __post_init__(self) -> None:
-        low = np.asarray(self.low, dtype=np.float64).reshape(-1)
-        high = np.asarray(self.high, dtype=np.float64).reshape(-1)
+        low, high = (_numbers(side, "box: a bound").reshape(-1) for side in (self.low, self.high))
         if low.shape != high.shape:
             raise InputError(
                 f"box: got {low.size} lower and {high.size} upper bounds; give one of each per "
@@ -53,8 +53,8 @@ class Box:
             object.__setattr__(self, name, bound)
 
     def contains(self, z: np.ndarray) -> np.ndarray:
-        """Whether each row of `z` (..., *input_shape flattened to d) lies in the box."""
-        flat = np.asarray(z).reshape(-1, self.low.size)
+        """Whether each row of `z` (..., *input_shape flattened to d) lies in the box: (n,)."""
+        flat = _points(z, self.low.size)
         return np.asarray(((flat >= self.low) & (flat <= self.high)).all(axis=1))
 
 
@@ -86,10 +86,7 @@ def as_box(box: BoxLike, size: int) -> Box | None:
             )
         sides = []
         for side in box:
-            try:
-                values = np.asarray(side, dtype=np.float64)
-            except (TypeError, ValueError) as error:
-                raise InputError(f"box: a bound is not numeric ({error})") from error
+            values = _numbers(side, "box: a bound")
             sides.append(np.full(size, float(values)) if values.ndim == 0 else values.reshape(-1))
         box = Box(sides[0], sides[1])
     if box.low.size != size:
@@ -97,6 +94,34 @@ def as_box(box: BoxLike, size: int) -> Box | None:
             f"box: got bounds for {box.low.size} coordinates, but the network has {size} inputs"
         )
     return box
+
+
+def _numbers(values: object, name: str) -> np.ndarray:
+    """A float64 copy.
+
+    Raises
+    ------
+    InputError
+        If it does not hold numbers.
+    """
+    try:
+        return np.asarray(values, dtype=np.float64).copy()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is not numeric ({error})") from error
+
+
+def _points(z: np.ndarray, size: int) -> np.ndarray:
+    """Points as (n, size).
+
+    Raises
+    ------
+    InputError
+        If the number of values is no multiple of `size`.
+    """
+    values = np.asarray(z, dtype=np.float64)
+    if values.size % size:
+        raise InputError(f"z: got shape {values.shape}, expected points with {size} coordinates")
+    return values.reshape(-1, size)
 
 
 @dataclass(frozen=True)
@@ -118,7 +143,7 @@ class HPolytope:
     b: np.ndarray
 
     def __post_init__(self) -> None:
-        A, b = np.asarray(self.A, dtype=np.float64), np.asarray(self.b, dtype=np.float64)
+        A, b = _numbers(self.A, "HPolytope: A"), _numbers(self.b, "HPolytope: b")
         if A.ndim != 2 or b.shape != (A.shape[0],):
             raise InputError(
                 f"HPolytope: got A of shape {A.shape} and b of shape {b.shape}, expected "
@@ -131,5 +156,5 @@ class HPolytope:
 
     def contains(self, z: np.ndarray, tolerance: float = 0.0) -> np.ndarray:
         """Whether ``A z <= b + tolerance`` for each row of `z` (..., d), in float64."""
-        flat = np.asarray(z, dtype=np.float64).reshape(-1, self.A.shape[1])
+        flat = _points(z, self.A.shape[1])
         return np.asarray((flat @ self.A.T <= self.b + tolerance).all(axis=1))

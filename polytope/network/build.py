@@ -144,9 +144,7 @@ class GraphBuilder:
 
     # Linear maps ---------------------------------------------------------------------------
 
-    def linear(
-        self, x: Value, weight: str, bias: str | None = None, name: str = "linear"
-    ) -> Value:
+    def linear(self, x: Value, weight: str, bias: str | None = None, name: str = "linear") -> Value:
         """``x W^T + b`` on the last axis; `weight` and `bias` are keys of constants."""
         out_features, in_features = self.constants[weight].shape
         if not x.shape or x.shape[-1] != in_features:
@@ -199,9 +197,7 @@ class GraphBuilder:
         result = self.add(op, [inner], (1, *shape), name)
         return result if batched else self.reshape(result, shape, name)
 
-    def affine(
-        self, x: Value, scale: str | None, shift: str | None, name: str = "affine"
-    ) -> Value:
+    def affine(self, x: Value, scale: str | None, shift: str | None, name: str = "affine") -> Value:
         """``x * scale + shift`` by numpy's broadcasting on logical shapes."""
         shapes = [self.constants[key].shape for key in (scale, shift) if key is not None]
         shape = np.broadcast_shapes(x.shape, *shapes)
@@ -229,9 +225,7 @@ class GraphBuilder:
         op = Pool(self.constant(index), self.constant(divisor))
         return self.add(op, [x], shape, name)
 
-    def reduce(
-        self, x: Value, axes: Sequence[int], keepdims: bool, mean: bool, name: str
-    ) -> Value:
+    def reduce(self, x: Value, axes: Sequence[int], keepdims: bool, mean: bool, name: str) -> Value:
         """Mean or sum over axes of the logical shape."""
         index, shape = reduction_index(x, axes, keepdims)
         count = index.shape[1] if mean else 1
@@ -270,9 +264,7 @@ class GraphBuilder:
         """``|z|``."""
         return self.piecewise(x, "abs", [0.0], [-1.0, 1.0], [0.0, 0.0], name)
 
-    def clamp(
-        self, x: Value, low: float | None, high: float | None, name: str = "clamp"
-    ) -> Value:
+    def clamp(self, x: Value, low: float | None, high: float | None, name: str = "clamp") -> Value:
         """``min(max(z, low), high)``; None or an infinite bound leaves that side open."""
         low = None if low is None or low == -math.inf else float(low)
         high = None if high is None or high == math.inf else float(high)

@@ -146,11 +146,9 @@ class Engine:
 
     def forward(self, x: torch.Tensor, constants: Constants | None = None) -> torch.Tensor:
         """Outputs (batch, *output_shape) of a batch (batch, *input_shape)."""
-        state = None
         for state in self.sweep(x, constants=constants):
-            pass
-        assert state is not None
-        return state.values.reshape(len(x), *self.graph.output_shape)
+            values = state.values
+        return values.reshape(len(x), *self.graph.output_shape)
 
     def pieces(self, x: torch.Tensor) -> torch.Tensor:
         """Pieces (batch, units) of a batch of points, by the convention for ties."""
@@ -289,9 +287,7 @@ def push_tangents(node: Node, grads: list[torch.Tensor], c: Constants) -> torch.
     return out.reshape(batch, -1, *node.shape)
 
 
-def apply(
-    node: Node, args: list[torch.Tensor], c: Constants, bias: bool = True
-) -> torch.Tensor:
+def apply(node: Node, args: list[torch.Tensor], c: Constants, bias: bool = True) -> torch.Tensor:
     """A node that is not piecewise linear, on a batch; without `bias` its linear part."""
     op: Op = node.op
     x = args[0]
@@ -336,9 +332,7 @@ def _convolve(
             op.groups, list(op.dilation),
         )  # fmt: skip
     plain = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
-    return plain(
-        x, weight, bias, list(op.stride), list(op.padding), list(op.dilation), op.groups
-    )
+    return plain(x, weight, bias, list(op.stride), list(op.padding), list(op.dilation), op.groups)
 
 
 def _smooth(op: Smooth, x: torch.Tensor) -> torch.Tensor:
@@ -353,6 +347,6 @@ def _smooth(op: Smooth, x: torch.Tensor) -> torch.Tensor:
         case "softplus":
             return F.softplus(x, *op.parameters)
         case "elu":
-            return F.elu(x, *op.parameters)
+            return F.elu(x, *op.parameters)  # type: ignore[arg-type]
         case _:
             raise TypeError(f"unknown smooth activation {op.kind!r}")

@@ -12,7 +12,7 @@ from polytope.network.build import GraphBuilder
 from polytope.network.source import Imported
 
 
-def read_layers(layers: Sequence[tuple[object, object]]) -> Imported:
+def read_layers(layers: object) -> Imported:
     """Read ``[(W, b), ...]``: ``x W^T + b`` with a ReLU between, none after the last.
 
     Parameters

@@ -23,6 +23,7 @@ from polytope.region import region_at
 from polytope.robustness.cell import adversarial_cell, cell_distance, facet_cell
 from polytope.robustness.certificates import Certificates
 from polytope.robustness.crossing import Crossing, crossing_behind
+from polytope.robustness.first_witness import first_witnesses
 from polytope.robustness.search import Entry, Search
 from polytope.robustness.witness import exact_witnesses, native_witnesses
 from polytope.sets import Box
@@ -59,6 +60,7 @@ class BatchSearch:
         self.searches = [Search(box is not None) for _ in range(len(x))]
         self.witness = np.full(self.points.shape, np.nan)
         self.safe = np.ones(len(x), dtype=bool)
+        self.interrupted = False
         logits = net.logits(x)
         predicted = logits.argmax(axis=1)
         self.labels = predicted if labels is None else labels.numpy()
@@ -71,19 +73,29 @@ class BatchSearch:
             search.stop(0.0)
             self.witness[i] = self.points[i]
 
-    def run(self, limit: int, report: Callable[[int], None]) -> bool:
-        """Search until every point is settled or out of regions; True if interrupted."""
+    def run(self, limit: int, report: Callable[[int], None]) -> None:
+        """Search until every point is settled or out of regions, or until Ctrl-C."""
         try:
             start = np.flatnonzero(~self.lost)
             if len(start):
+                self._first_witnesses(start)
                 planes = self._planes(start, None)
                 self._explored(start, planes, np.zeros(len(start)), None)
             while not self._round(limit):
                 report(sum(s.done for s in self.searches))
         except KeyboardInterrupt:
-            return True
-        report(len(self.searches))
-        return False
+            self.interrupted = True
+        else:
+            report(len(self.searches))
+
+    def _first_witnesses(self, rows: np.ndarray) -> None:
+        """Start the upper bounds with what a quick attack finds."""
+        distance, witness, target = first_witnesses(
+            self.net, self.x[rows], self.labels[rows], self.box, self.p, self.memory
+        )
+        for k, i in enumerate(rows):
+            if self.searches[i].improve(float(distance[k]), int(target[k])):
+                self.witness[i] = witness[k]
 
     def _round(self, limit: int) -> bool:
         """One step of every open search; True when all are done."""
@@ -136,13 +148,9 @@ class BatchSearch:
         slack = 1 - (self.net.input_size + 8) * torch.finfo(self.x.dtype).eps
         fresh = torch.cat([free, decision.clamp(min=0)], 1)
         sure = slack * torch.cat([safe, proved], 1)
-        finite = torch.isfinite(fresh)
-        loss = torch.where(finite & (fresh > 0), 1 - sure / fresh, 0.0)
-        nearest = torch.where(finite, fresh, math.inf).min(dim=1, keepdim=True).values
-        close = fresh <= 2 * nearest
-        useful = ~(close & (loss > USEFUL)).any(dim=1) if fresh.shape[1] else None
+        useful = ~_wasted(fresh, sure)
         for j, i in enumerate(rows):
-            good = useful is None or bool(useful[j])
+            good = bool(useful[j])
             self.safe[i] &= good
             distances = (sure if good else fresh)[j].cpu().numpy()
             pieces = planes.pieces[j].cpu().numpy()
@@ -293,6 +301,7 @@ class BatchSearch:
         exact = np.where(found, gap <= EXACT * np.where(found, upper, 0.0), lower == math.inf)
         status = np.where(exact, "exact", "interval").astype(object)
         status[(lower == math.inf) & exact] = "unreachable"
+        status[~exact & np.array([not s.done for s in self.searches], dtype=bool)] = "stopped"
         status[self.lost] = "misclassified"
         labels = np.asarray(self.labels, dtype=np.int64)
         native_upper, native = native_witnesses(
@@ -313,3 +322,18 @@ class BatchSearch:
             regions=np.array([len(s.regions) for s in self.searches], dtype=np.int64),
             seconds=np.full(count, spent),
         )
+
+
+def _wasted(fresh: torch.Tensor, sure: torch.Tensor) -> torch.Tensor:
+    """Points (batch,) where taking off the rounding errors costs too much to be useful.
+
+    That is so where a near row loses more than `USEFUL` of its distance, or where a row that
+    rounds to zero, but is not zero by structure, would be a boundary at distance 0.
+    """
+    if fresh.shape[1] == 0:
+        return torch.zeros(len(fresh), dtype=torch.bool, device=fresh.device)
+    finite = torch.isfinite(fresh)
+    loss = torch.where(finite & (fresh > 0), 1 - sure / fresh, 0.0)
+    near = fresh <= 2 * fresh.amin(dim=1, keepdim=True)
+    rounded_away = ~finite & torch.isfinite(sure)
+    return ((near & finite & (loss > USEFUL)) | rounded_away).any(dim=1)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Certificates:
         changes the decision).
     status : str
         "exact", "interval", "misclassified" (robustness 0), "unreachable" (nothing in the
-        box changes the decision).
+        box changes the decision), "stopped" (interrupted: the interval reached so far).
     exactness : str
         "safe-float": lower has every rounding error taken off; "float": computed in float64,
         as the error bounds of this (deep) network are too wide to be useful.
@@ -64,6 +67,8 @@ class Certificates:
 
     def to_frame(self) -> pd.DataFrame:
         """The columns with one number per point, as a pandas table."""
+        import pandas as pd  # slow to import, and only needed here
+
         columns = [f.name for f in fields(self) if "witness" not in f.name]
         return pd.DataFrame({name: getattr(self, name) for name in columns})
 
@@ -83,7 +88,7 @@ class Certificates:
             upper=np.full(count, np.inf),
             native_upper=np.full(count, np.inf),
             exact=np.zeros(count, bool),
-            status=np.full(count, "interval"),
+            status=np.full(count, "stopped"),
             exactness=np.full(count, "safe-float"),
             label=labels,
             target=np.full(count, -1, np.int64),

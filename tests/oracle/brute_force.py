@@ -55,25 +55,31 @@ def region_rows(graph: ir.Graph, pieces: tuple[int, ...]) -> tuple[np.ndarray, .
     return rows / scale[:, None], right / scale, jacobian, offset
 
 
-def minimal_distance(
-    graph: ir.Graph,
-    x: np.ndarray,
-    label: int,
-    p: float,
-    box: tuple[float, float] | None,
-) -> float:
-    """Least l_p distance to a point of the box where another class is as high; inf if none."""
+Cell = tuple[np.ndarray, ...]
+
+
+def cells(graph: ir.Graph) -> list[Cell]:
+    """The rows and the output map of every pattern whose region is not empty."""
     patterns = itertools.product(
         *(range(layer.pieces) for layer in graph.layers for _ in range(layer.units))
     )
-    best = math.inf
+    found = []
     for pieces in patterns:
         A, b, jacobian, offset = region_rows(graph, pieces)
         if jacobian.shape[0] == 1:
             jacobian = np.vstack([np.zeros_like(jacobian), jacobian])
             offset = np.append(0.0, offset)
-        if not _feasible(A, b, box):
-            continue
+        if _feasible(A, b):
+            found.append((A, b, jacobian, offset))
+    return found
+
+
+def minimal_distance(
+    regions: list[Cell], x: np.ndarray, label: int, p: float, box: tuple[float, float] | None
+) -> float:
+    """Least l_p distance to a point of the box where another class is as high; inf if none."""
+    best = math.inf
+    for A, b, jacobian, offset in regions:
         for target in range(len(offset)):
             if target != label:
                 rows = np.vstack([A, jacobian[label] - jacobian[target]])
@@ -82,10 +88,9 @@ def minimal_distance(
     return best
 
 
-def _feasible(A: np.ndarray, b: np.ndarray, box: tuple[float, float] | None) -> bool:
-    bounds = [box if box is not None else (None, None)] * A.shape[1]
+def _feasible(A: np.ndarray, b: np.ndarray) -> bool:
     result = linprog(np.zeros(A.shape[1]), A_ub=A if len(A) else None,
-                     b_ub=b if len(b) else None, bounds=bounds)  # fmt: skip
+                     b_ub=b if len(b) else None, bounds=(None, None))  # fmt: skip
     return bool(result.status == 0)
 
 

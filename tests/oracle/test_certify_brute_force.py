@@ -11,7 +11,7 @@ import polytope as pt
 from polytope.network.build import GraphBuilder
 from polytope.network.ir import Graph
 from polytope.network.source import Imported
-from tests.oracle.brute_force import minimal_distance
+from tests.oracle.brute_force import cells, minimal_distance
 from tests.oracle.rational import run_exact
 
 #: cvxpy's own accuracy.
@@ -64,43 +64,61 @@ KINDS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("box", [None, (-1.0, 1.0)])
-@pytest.mark.parametrize("p", [1, 2, math.inf])
-@pytest.mark.parametrize("kind", KINDS)
-def test_interval_holds_the_true_distance(kind: str, p: float, box: tuple | None) -> None:
-    seeds = [0, 1] if kind in ("plain", "max", "duplicated") else [0]
-    for seed in seeds:
-        graph = network(kind, seed)
-        net = pt.Network(Imported(graph))
-        x = np.random.default_rng(100 + seed).uniform(-0.9, 0.9, (1, 2))
-        label = int(net.predict(x)[0])
-        true = minimal_distance(graph, x[0], label, p, box)
-        slack = ORACLE * max(1.0, true) if true < math.inf else 0.0
-        previous = 0.0
-        for regions in (1, 3, 40):
-            result = pt.certify(net, x, p=p, box=box, max_regions=regions)
-            lower, upper = result.lower[0], result.upper[0]
-            assert lower <= true + slack
-            assert upper >= true - slack
-            assert lower >= previous * (1 - 1e-9)
-            previous = lower
-            if result.exact[0] and true < math.inf:
-                assert abs(upper - true) <= slack
-            if upper < math.inf:
-                values = run_exact(graph, result.witness[0])
-                values = [0, *values] if len(values) == 1 else values
-                assert max(v for s, v in enumerate(values) if s != label) >= values[label]
-                step = np.linalg.norm(result.witness[0] - x[0], ord=p)
-                assert step <= upper <= step * (1 + 1e-14)
-                if box is not None:
-                    assert (np.abs(result.witness[0]) <= 1).all()
+@pytest.mark.parametrize(
+    ("kind", "seed"), [*((kind, 0) for kind in KINDS), ("plain", 1), ("max", 1), ("duplicated", 1)]
+)
+def test_interval_holds_the_true_distance(kind: str, seed: int) -> None:
+    graph = network(kind, seed)
+    net = pt.Network(Imported(graph))
+    x = np.random.default_rng(100 + seed).uniform(-0.9, 0.9, (1, 2))
+    label = int(net.predict(x)[0])
+    regions = cells(graph)
+    for p in (1, 2, math.inf):
+        for box in (None, (-1.0, 1.0)):
+            true = minimal_distance(regions, x[0], label, p, box)
+            for limit in (1, 3, 40):
+                hold_against(true, pt.certify(net, x, p=p, box=box, max_regions=limit), p)
+
+
+def hold_against(true: float, result: pt.Certificates, p: float) -> None:
+    """The interval holds the true distance, and the claims beside it are right."""
+    slack = ORACLE * max(1.0, true) if true < math.inf else 0.0
+    lower, upper = result.lower[0], result.upper[0]
+    assert lower <= true + slack
+    assert upper >= true - slack
+    if result.exact[0] and true < math.inf:
+        assert abs(upper - true) <= slack
+    if result.status[0] == "unreachable":
+        assert true == math.inf
+
+
+def test_witnesses_are_adversarial_in_rational_arithmetic() -> None:
+    seen = 0
+    for kind in KINDS:
+        for seed in range(4):
+            graph = network(kind, seed)
+            net = pt.Network(Imported(graph))
+            x = np.random.default_rng(seed).uniform(-0.9, 0.9, (3, 2))
+            for p in (1, 2, 3, math.inf):
+                result = pt.certify(net, x, p=p, box=(-1, 1), max_regions=2)
+                for row in np.flatnonzero(np.isfinite(result.upper)):
+                    label, witness = result.label[row], result.witness[row]
+                    values = run_exact(graph, witness)
+                    values = [0, *values] if len(values) == 1 else values
+                    rivals = [v for s, v in enumerate(values) if s != label]
+                    assert max(rivals) >= values[label]
+                    step = np.linalg.norm(witness - x[row], ord=p)
+                    assert step <= result.upper[row] <= step * (1 + 1e-14)
+                    assert (np.abs(witness) <= 1).all()
+                    seen += 1
+    assert seen > 60
 
 
 def test_exact_results_are_found_at_all() -> None:
     """The interval test would pass on [0, inf]: most of these points must be proved."""
     exact = 0
-    for seed in range(10):
+    for seed in range(5):
         net = pt.Network(Imported(network("plain", seed)))
-        x = np.random.default_rng(seed).uniform(-0.9, 0.9, (4, 2))
+        x = np.random.default_rng(seed).uniform(-0.9, 0.9, (3, 2))
         exact += int(pt.certify(net, x, p=2, box=(-1, 1), max_regions=60).exact.sum())
-    assert exact >= 38
+    assert exact >= 14
