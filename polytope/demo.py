@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from polytope.datasets import digits, digits_network
 from polytope.errors import InputError

@@ -162,7 +162,8 @@ class Region:
         sizes = np.abs(self.A).sum(axis=1)
         largest = np.zeros(len(self.units.net.layers))
         np.maximum.at(largest, self.units.layer, sizes)
-        return (sizes <= self.normal_error) & (sizes <= NEGLIGIBLE * largest[self.units.layer])
+        small = sizes <= NEGLIGIBLE * largest[self.units.layer]
+        return np.asarray(small & (sizes <= self.normal_error))
 
     @property
     def empty_by_offset(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def train_vanilla(epochs: int) -> Trained:
     y = torch.as_tensor(train["y"].astype(np.int64))[:55000]
     widths = (784, 300, 300, 300, 300)
     layers: list[torch.nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [torch.nn.Linear(before, after), torch.nn.ReLU()]
     model = torch.nn.Sequential(*layers, torch.nn.Linear(300, 10))
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5, nesterov=True)

@@ -93,7 +93,7 @@ def _iterate(
         steps = _linearised(net, x, here, here, labels, box, p, memory)
         moved = here + (1 + OVERSHOOT) * steps
         moved = moved if box is None else np.clip(moved, box.low, box.high)
-        usable = np.isfinite(moved).all(axis=1)
+        usable = np.asarray(np.isfinite(moved).all(axis=1))
         if not usable.any():
             break
         here = np.where(usable[:, None], moved, here)

@@ -6,6 +6,7 @@ the same is measured there. Each figure is a ratio within one run on one machine
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ def mlp() -> pt.Network:
     return pt.compile(
         [
             (rng.normal(size=(n, m)) * (2 / m) ** 0.5, 0.1 * rng.normal(size=n))
-            for m, n in zip(SIZES, SIZES[1:], strict=False)
+            for m, n in itertools.pairwise(SIZES)
         ]
     )
 
@@ -79,7 +80,7 @@ def test_gradients(device: str, dtype: torch.dtype) -> None:
     side = 4096 if device == "cuda" else 1500
     square = torch.randn(side, side, dtype=dtype, device=device)
     peak = 2 * side**3 / seconds(lambda: square @ square, device)
-    flops = 2 * BATCH * SIZES[0] * sum(m * n for m, n in zip(SIZES[1:], SIZES[2:], strict=False))
+    flops = 2 * BATCH * SIZES[0] * sum(m * n for m, n in itertools.pairwise(SIZES))
     print(f"\n{device} {dtype}: back-propagation {reverse:.3f} s, peak {peak / 1e9:.0f} GFLOP/s")
     for method, spent in times.items():
         print(

@@ -91,4 +91,4 @@ def test_times_faster(batch, p, rival):
     slow, fast = best_ratio(lambda: project_to_hyperplane(*batch, p), solve)
     ratio = slow / (fast / ROWS)
     each = f"{fast / ROWS * 1e6:.1f} us per row, {rival} {slow * 1e3:.1f} ms"
-    print(f"\np={p}: {each}: {ratio:.0f} times faster")  # noqa: T201
+    print(f"\np={p}: {each}: {ratio:.0f} times faster")

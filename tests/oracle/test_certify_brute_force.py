@@ -77,10 +77,10 @@ def test_interval_holds_the_true_distance(kind: str, seed: int) -> None:
         for box in (None, (-1.0, 1.0)):
             true = minimal_distance(regions, x[0], label, p, box)
             for limit in (1, 3, 40):
-                hold_against(true, pt.certify(net, x, p=p, box=box, max_regions=limit), p)
+                hold_against(true, pt.certify(net, x, p=p, box=box, max_regions=limit))
 
 
-def hold_against(true: float, result: pt.Certificates, p: float) -> None:
+def hold_against(true: float, result: pt.Certificates) -> None:
     """The interval holds the true distance, and the claims beside it are right."""
     slack = ORACLE * max(1.0, true) if true < math.inf else 0.0
     lower, upper = result.lower[0], result.upper[0]
