@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from polytope.hyperplanes import neighbour_piece, row_normals, row_values, unit_of_row
+from polytope.hyperplanes import NEGLIGIBLE, neighbour_piece, row_normals, row_values, unit_of_row
 from polytope.network.engine import Engine, gather_windows
 from polytope.network.ir import Layer, Max, Piecewise
 from polytope.network.rounding import RoundingBounds, rounding_bounds
@@ -59,10 +59,13 @@ class Crossing:
         """The pieces (batch, units) of a layer behind the facets."""
         assert gradients is not None
         number = self.net.layers.index(layer)
-        bound = self.bounds[number]
+        worst = self.bounds[number]
         op = self.net.graph.nodes[layer.node].op
         pieces = self.pieces[:, layer.unit_slice].clone()
         spread = gradients.expand(len(values), *gradients.shape[1:])
+        bound = RoundingBounds(
+            _useful(worst.value, values.abs()), _useful(worst.gradient, spread.abs().sum(dim=1))
+        )
         if isinstance(op, Piecewise):
             pieces = self._piecewise(op, layer, pieces, values, spread, bound)
         else:
@@ -146,6 +149,11 @@ class Crossing:
             best = torch.where(steeper, alpha, best)
             chosen = torch.where(ahead | steeper, slot, chosen)
         return chosen
+
+
+def _useful(bound: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """An error bound, but below every number that matters (see `hyperplanes.NEGLIGIBLE`)."""
+    return torch.minimum(bound, NEGLIGIBLE * sizes.amax(dim=1, keepdim=True))
 
 
 def crossing_behind(
