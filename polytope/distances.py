@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from polytope.hyperplanes import Hyperplanes, chunk_size, classes_of, hyperplanes, row_normals
+from polytope.hyperplanes import Hyperplanes, chunk_size, hyperplanes
 from polytope.inputs import (
     as_batch,
     as_constants,
@@ -25,6 +25,7 @@ from polytope.inputs import (
 )
 from polytope.jacobians import DEFAULT_MEMORY, Method
 from polytope.network.engine import Constants, Engine
+from polytope.rows import classes_of, row_normals
 from polytope.sets import Box, BoxLike, as_box
 from solvers.norms import NormLike, dual_exponent
 from solvers.projection import project_to_hyperplane

@@ -14,19 +14,19 @@ import numpy as np
 import torch
 
 from polytope.errors import InputError
-from polytope.hyperplanes import (
+from polytope.hyperplanes import hyperplanes
+from polytope.inputs import as_batch
+from polytope.jacobians import DEFAULT_MEMORY, chunk_rows
+from polytope.network.engine import Engine, LayerState
+from polytope.network.rounding import rounding_bounds
+from polytope.rows import (
     NEGLIGIBLE,
     RowTable,
-    hyperplanes,
     layer_slopes,
     negligible,
     pieces_of_states,
     row_table,
 )
-from polytope.inputs import as_batch
-from polytope.jacobians import DEFAULT_MEMORY, chunk_rows
-from polytope.network.engine import Engine, LayerState
-from polytope.network.rounding import rounding_bounds
 
 #: Bisection ends when the two ends are this close (ROLL, appendix B).
 BISECTION_GAP = 1e-7

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from polytope.errors import EquivalenceError, FileProblem, InputError, Notice
-from polytope.hyperplanes import as_logits
 from polytope.inputs import as_batch
 from polytope.network.engine import Engine
 from polytope.network.from_layers import read_layers
@@ -21,6 +20,7 @@ from polytope.network.source import Imported
 from polytope.network.store import load_graph, save_graph
 from polytope.pattern import ActivationPattern
 from polytope.region import Region, region_at
+from polytope.rows import as_logits
 
 #: Relative difference allowed between the graph and the source evaluated in float64: both
 #: round about depth * width times, in different orders.

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from polytope.errors import InputError
-from polytope.hyperplanes import NEGLIGIBLE, given_pieces, layer_rows
 from polytope.inputs import as_batch, as_norm
 from polytope.jacobians import layer_gradients
 from polytope.network.engine import Engine, LayerState
 from polytope.network.ir import Layer, Max, Shape
 from polytope.network.rounding import rounding_bounds
 from polytope.pattern import ActivationPattern
+from polytope.rows import NEGLIGIBLE, given_pieces, layer_rows
 from polytope.sets import Box, BoxLike, HPolytope, as_box
 from solvers.norms import NormLike, dual_exponent
 from solvers.problem import LinearProgram

@@ -17,9 +17,9 @@ import torch
 from contourpy import LineType, contour_generator
 
 from polytope.errors import InputError
-from polytope.hyperplanes import as_logits
 from polytope.network.engine import Engine, LayerState, gather_windows
 from polytope.network.ir import Max, Piecewise
+from polytope.rows import as_logits
 from polytope.sets import Box
 
 #: Three points span a plane if the smaller side of their parallelogram's orthogonal frame is

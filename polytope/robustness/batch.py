@@ -10,13 +10,7 @@ import numpy as np
 import torch
 
 from polytope.distances import project_rows
-from polytope.hyperplanes import (
-    Hyperplanes,
-    chunk_size,
-    hyperplanes,
-    row_values,
-    unit_of_row,
-)
+from polytope.hyperplanes import Hyperplanes, chunk_size, hyperplanes
 from polytope.model import Network
 from polytope.pattern import ActivationPattern
 from polytope.region import region_at
@@ -26,6 +20,7 @@ from polytope.robustness.crossing import Crossing, crossing_behind
 from polytope.robustness.first_witness import first_witnesses
 from polytope.robustness.search import Entry, Search
 from polytope.robustness.witness import exact_witnesses, native_witnesses
+from polytope.rows import row_values, unit_of_row
 from polytope.sets import Box
 from solvers.norms import dual_exponent
 

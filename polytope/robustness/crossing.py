@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from polytope.hyperplanes import NEGLIGIBLE, neighbour_piece, row_normals, row_values, unit_of_row
 from polytope.network.engine import Engine, gather_windows
 from polytope.network.ir import Layer, Max, Piecewise
 from polytope.network.rounding import RoundingBounds, rounding_bounds
+from polytope.rows import NEGLIGIBLE, neighbour_piece, row_normals, row_values, unit_of_row
 
 #: A row is on the facet's hyperplane if it is a multiple of it to this relative accuracy.
 PARALLEL = 1e-10

@@ -15,9 +15,9 @@ import math
 import numpy as np
 import torch
 
-from polytope.hyperplanes import as_logits, row_normals
 from polytope.model import Network
 from polytope.robustness.witness import exact_witnesses
+from polytope.rows import as_logits, row_normals
 from polytope.sets import Box
 from solvers.projection import project_to_hyperplane
 

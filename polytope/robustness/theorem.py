@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from polytope.distances import prepare_norm_and_box
-from polytope.hyperplanes import chunk_size, classes_of
+from polytope.hyperplanes import chunk_size
 from polytope.inputs import as_batch, as_labels, positive_int, require_inside
 from polytope.jacobians import DEFAULT_MEMORY
 from polytope.model import Network
 from polytope.robustness.batch import REFINE, BatchSearch
 from polytope.robustness.certificates import Certificates
+from polytope.rows import classes_of
 from polytope.sets import BoxLike
 from solvers.norms import NormLike
 

@@ -14,10 +14,10 @@ import math
 import numpy as np
 import torch
 
-from polytope.hyperplanes import as_logits
 from polytope.model import Network
 from polytope.network.exact import is_adversarial
 from polytope.network.rounding import rounding_bounds
+from polytope.rows import as_logits
 from polytope.sets import Box
 
 #: Relative pushes beyond the hyperplane: from none, in steps of 8, to a billionth.
