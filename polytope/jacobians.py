@@ -20,7 +20,7 @@ import torch
 
 from polytope.errors import InputError
 from polytope.network.engine import Constants, Decide, Engine, LayerState, natural_pieces, slopes_of
-from polytope.network.ir import Affine, Gather, Linear, Node, Piecewise
+from polytope.network.ir import Affine, Gather, Linear, Piecewise
 
 Method = Literal["auto", "perturbation", "dynamic", "backprop"]
 
@@ -216,8 +216,3 @@ def _backprop(
         gradients = torch.stack(rows, dim=2)
         values = state.values if second else state.values.detach()
         yield LayerState(state.layer, values, state.pieces, gradients)
-
-
-def node_of(net: Engine, state: LayerState) -> Node:
-    """The node that a state stands before."""
-    return net.graph.nodes[-1 if state.layer is None else state.layer.node]

@@ -17,8 +17,9 @@ import onnx
 
 from polytope.errors import InputError, UnsupportedOperation
 from polytope.network import onnx_linear as linear
-from polytope.network.build import Value, reduction_index, window_index
+from polytope.network.build import Value, reduction_index
 from polytope.network.onnx_call import Call, Operand
+from polytope.network.windows import window_index
 
 #: Operations that only move elements of their first input: run on an array of positions.
 MOVES = frozenset(

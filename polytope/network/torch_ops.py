@@ -11,15 +11,11 @@ import numpy as np
 import torch
 
 from polytope.network import torch_linear as linear
-from polytope.network.build import (
-    Value,
-    adaptive_windows,
-    reduction_index,
-    window_index,
-)
+from polytope.network.build import Value, reduction_index
 from polytope.network.torch_constants import Constant
 from polytope.network.torch_linear import Operand, as_constant, each
 from polytope.network.torch_reader import Handler, Indices, RefusalError, TorchReader
+from polytope.network.windows import adaptive_windows, window_index
 
 # Identities --------------------------------------------------------------------------------
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from polytope.network.build import GraphBuilder, Value, window_index
+from polytope.network.build import GraphBuilder, Value
 from polytope.network.ir import Graph
+from polytope.network.windows import window_index
 
 KINDS = ("mlp", "pieces", "conv", "transposed", "residual", "pool", "maxout")
 VARIANTS = ("plain", "no bias", "dead", "duplicate", "tiny", "huge", "ties")

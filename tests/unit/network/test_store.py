@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from polytope.errors import FileProblem
-from polytope.network.build import GraphBuilder, window_index
+from polytope.network.build import GraphBuilder
 from polytope.network.ir import OPS, Affine, Conv, Graph, Smooth
 from polytope.network.store import load_graph, save_graph
+from polytope.network.windows import window_index
 from tests.oracle.interpreter import run_graph
 
 RNG = np.random.default_rng(8)
