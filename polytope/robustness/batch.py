@@ -31,8 +31,8 @@ EXACT = 1e-9
 #: costs more than this part of a distance, the plain float64 value is reported instead, and
 #: `exactness` says "float" in place of "safe-float".
 USEFUL = EXACT / 2
-#: Rows times inputs of a network up to which the LP of one facet (a few milliseconds) is
-#: cheaper than exploring behind a hyperplane that may not bound the region at all.
+#: Rows times inputs of a network up to which the LP or QP of one cell takes milliseconds, less
+#: than exploring behind a hyperplane that may not bound the region at all.
 REFINE = 2**17
 
 
@@ -208,13 +208,13 @@ class BatchSearch:
     def _worth_refining(self, entry: Entry, limit: int) -> bool:
         """Whether a region's other rows should be taken into account before a row is used.
 
-        Always for a decision row, which would end the search; for a boundary row where the
-        LP costs less than exploring a region that may be empty.
+        Where an LP or QP of the region's size is cheap: for a decision row, which would end
+        the search, and for a boundary row, behind which may be no region at all (the first
+        region's nearest rows are its faces).
         """
-        if entry.refined or limit == 1:
-            return False
         small = self.net.rows * self.net.input_size <= REFINE
-        return entry.row >= self.net.rows or (entry.region > 0 and small)
+        worth = entry.row >= self.net.rows or entry.region > 0
+        return limit > 1 and small and worth and not entry.refined
 
     def _refine(self, i: int, entry: Entry) -> None:
         """Queue a row again with the distance to the part of it that bounds its region."""

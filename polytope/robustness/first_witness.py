@@ -69,7 +69,9 @@ def first_witnesses(
             break
         steps = _linearised(net, x[found], points[found], here, labels[found], box, p, memory)
         for candidate in (here - points[found], steps):
-            nearer, moved = exact_witnesses(net, points[found], candidate, labels[found], box, p)
+            nearer, moved = exact_witnesses(
+                net, points[found], candidate, labels[found], box, p, rough=True
+            )
             better = nearer < distance[found]
             distance[found[better]] = nearer[better]
             witness[found[better]] = moved[better]

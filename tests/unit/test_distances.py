@@ -124,6 +124,22 @@ def test_the_early_stop_saves_and_says_so() -> None:
         assert 0 < found.projections < found.hyperplanes / 5
 
 
+@norms
+def test_the_early_stop_misses_nothing(p: float) -> None:
+    """Points in corners of tight boxes, where the order inside the box is another one."""
+    net = dense(8, 40, 40, 3, seed=5)
+    rng = np.random.default_rng(6)
+    X = rng.uniform(-1, 1, (40, 8))
+    for k, x in enumerate(X):
+        low = x - rng.choice([0, 0.05, 1, np.inf], 8)
+        high = x + rng.choice([0, 0.05, 1, np.inf], 8)
+        found = boundary_distance(net, x, p, (low, high), k=1 + k % 3)
+        region = net.region(x)
+        residual = region.A @ x - region.b
+        wanted = np.sort(boxed_distances(region.A, residual, x, low, high, p))
+        np.testing.assert_allclose(found.nearest[0], wanted[: 1 + k % 3], rtol=1e-9)
+
+
 @pytest.mark.parametrize("p", [1, 2, 3, "inf"])
 def test_boxed_against_cvxpy(p: float | str) -> None:
     net = dense(6, 8, 3, seed=2)

@@ -98,6 +98,17 @@ def test_another_meaning_is_another_hash() -> None:
     assert compile(leaky, (3,)).hash != base
 
 
+def test_the_name_of_an_activation_is_no_meaning() -> None:
+    """Threshold(0, 0) is a ReLU: one meaning, one hash; the kind is kept for people."""
+    nets = []
+    for activation in (nn.ReLU(), nn.Threshold(0.0, 0.0)):
+        model = small()
+        model[1] = activation
+        nets.append(compile(model, (3,)))
+    assert nets[0].layers[0].kind != nets[1].layers[0].kind
+    assert nets[0].hash == nets[1].hash
+
+
 @few_kinds
 def test_save_and_load(name: str, tmp_path: Path) -> None:
     net, _ = compiled(name)
