@@ -176,12 +176,15 @@ def _times(
     )
     if recording:
         return weight @ (jacobian * slope.unsqueeze(2))
-    out = jacobian.new_empty(len(slope), len(weight), jacobian.shape[2])
-    for i in range(len(slope)):
-        alive = slope[i].nonzero().squeeze(1)
-        rows = jacobian[min(i, len(jacobian) - 1)]
-        torch.mm(weight[:, alive] * slope[i, alive], rows[alive], out=out[i])
-    return out
+    alive = slope != 0
+    width = int(alive.sum(dim=1).max()) if len(slope) else 0
+    kept = alive.to(torch.uint8).argsort(dim=1, descending=True)[:, :width]
+    factors = weight.T[kept] * slope.gather(1, kept).unsqueeze(2)
+    if len(jacobian) == 1:
+        rows = jacobian[0][kept]
+    else:
+        rows = jacobian.gather(1, kept.unsqueeze(2).expand(-1, -1, jacobian.shape[2]))
+    return torch.bmm(factors.transpose(1, 2), rows)
 
 
 def _is_eye(matrix: torch.Tensor) -> bool:
