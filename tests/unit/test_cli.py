@@ -116,6 +116,7 @@ def test_an_onnx_model_with_whole_number_pixels(files, capsys):
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     import onnx
+
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     weights = {name: value.numpy() for name, value in module.state_dict().items()}
     graph = helper.make_graph(
