@@ -40,10 +40,12 @@ from polytope.pattern import ActivationPattern  # noqa: E402
 from polytope.region import Region  # noqa: E402
 from polytope.robustness.certificates import Certificates  # noqa: E402
 from polytope.robustness.theorem import certify  # noqa: E402
-from polytope.sets import Box, HPolytope  # noqa: E402
+from polytope.sets import Ball, Box, HPolytope  # noqa: E402
+from polytope.slices import Slice  # noqa: E402
 
 __all__ = [
     "ActivationPattern",
+    "Ball",
     "BoundaryDistance",
     "Box",
     "Certificates",
@@ -52,6 +54,7 @@ __all__ = [
     "Network",
     "PolytopeError",
     "Region",
+    "Slice",
     "boundary_distance",
     "certify",
     "compile",

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from polytope.errors import InputError
+from polytope.grids import Sweep, sweep_slice
 from polytope.inputs import as_norm
 from polytope.network.engine import Engine
 from polytope.sets import BoxLike, as_box
-from polytope.slices import Slice, Sweep, sweep_slice
+from polytope.slices import Slice
 from solvers.norms import NormLike
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def plot_slice(
     net.require_piecewise_linear("plot_slice")
     exponent, limits = as_norm(p), as_box(box, net.input_size)
     flat = np.asarray(points, dtype=np.float64).reshape(len(points), -1)
-    plane = Slice.through(flat)
+    if len(flat) != 3:
+        raise InputError(f"plot_slice: a plane goes through three points, got {len(flat)}")
+    plane = Slice(flat)
     radii = np.asarray(lower, dtype=np.float64)
     outer = radii if upper is None else np.asarray(upper, dtype=np.float64)
     if radii.shape != (3,) or outer.shape != (3,):

@@ -1,4 +1,4 @@
-"""Convex sets of inputs: boxes and polytopes in halfspace representation."""
+"""Convex sets of inputs: boxes, balls, and polytopes in halfspace representation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TypeAlias
 import numpy as np
 
 from polytope.errors import InputError
+from solvers.errors import ProblemError
+from solvers.norms import NormLike, parse_norm
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Box:
     high: np.ndarray
 
     def __post_init__(self) -> None:
-        low, high = (_numbers(side, "box: a bound").reshape(-1) for side in (self.low, self.high))
+        low, high = (as_numbers(side, "box: a bound").reshape(-1) for side in (self.low, self.high))
         if low.shape != high.shape:
             raise InputError(
                 f"box: got {low.size} lower and {high.size} upper bounds; give one of each per "
@@ -86,7 +88,7 @@ def as_box(box: BoxLike, size: int) -> Box | None:
             )
         sides = []
         for side in box:
-            values = _numbers(side, "box: a bound")
+            values = as_numbers(side, "box: a bound")
             sides.append(np.full(size, float(values)) if values.ndim == 0 else values.reshape(-1))
         box = Box(sides[0], sides[1])
     if box.low.size != size:
@@ -96,7 +98,7 @@ def as_box(box: BoxLike, size: int) -> Box | None:
     return box
 
 
-def _numbers(values: object, name: str) -> np.ndarray:
+def as_numbers(values: object, name: str) -> np.ndarray:
     """A float64 copy.
 
     Raises
@@ -124,6 +126,53 @@ def _points(z: np.ndarray, size: int) -> np.ndarray:
     return values.reshape(-1, size)
 
 
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """``{z : ||z - center||_p <= radius}`` over the flattened input.
+
+    Parameters
+    ----------
+    center : array
+        Flattened.
+    radius : float
+        Positive.
+    p : number or "inf"
+        Norm, in [1, inf]; kept as a float.
+
+    Raises
+    ------
+    InputError
+        If the center is not finite, the radius not positive and finite, or p no norm.
+    """
+
+    center: np.ndarray
+    radius: float
+    p: NormLike = 2.0
+
+    def __post_init__(self) -> None:
+        center = as_numbers(self.center, "Ball: center").reshape(-1)
+        radius = as_numbers(self.radius, "Ball: radius")
+        if not center.size or not np.isfinite(center).all():
+            raise InputError("Ball: the center must be finite numbers, one per input coordinate")
+        if radius.ndim != 0 or not 0 < float(radius) < np.inf:
+            raise InputError(
+                f"Ball: got radius={self.radius!r}, expected one positive finite number (a ball "
+                "of radius 0 has no inside; the whole space is domain=None)"
+            )
+        try:
+            exponent = parse_norm(self.p)
+        except ProblemError as error:
+            raise InputError(f"Ball: {error}") from error
+        center.setflags(write=False)
+        for name, value in (("center", center), ("radius", float(radius)), ("p", exponent)):
+            object.__setattr__(self, name, value)
+
+    def contains(self, z: np.ndarray) -> np.ndarray:
+        """Whether each row of `z` (..., d) lies in the ball, in float64: (n,)."""
+        steps = _points(z, self.center.size) - self.center
+        return np.asarray(np.linalg.norm(steps, ord=float(self.p), axis=1) <= self.radius)
+
+
 @dataclass(frozen=True)
 class HPolytope:
     """``{z : A z <= b}``.
@@ -143,7 +192,7 @@ class HPolytope:
     b: np.ndarray
 
     def __post_init__(self) -> None:
-        A, b = _numbers(self.A, "HPolytope: A"), _numbers(self.b, "HPolytope: b")
+        A, b = as_numbers(self.A, "HPolytope: A"), as_numbers(self.b, "HPolytope: b")
         if A.ndim != 2 or b.shape != (A.shape[0],):
             raise InputError(
                 f"HPolytope: got A of shape {A.shape} and b of shape {b.shape}, expected "

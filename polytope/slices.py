@@ -1,77 +1,111 @@
-"""A two-dimensional slice of the input space, and what the network does on it.
+"""An affine slice of the input space: the line, plane or larger flat through given points.
 
-The plane is given isometric coordinates (an orthonormal basis), so that the section of an
-l_2 ball around a point of the plane is a true circle.  Everything here is evaluated on a grid
-in bands of rows: memory does not grow with the number of units.
+The slice has isometric coordinates (an orthonormal basis), so that the section of an l_2 ball
+around a point of a plane is a true circle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from typing import cast
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from contourpy import LineType, contour_generator
 
 from polytope.errors import InputError
-from polytope.network.engine import Engine, LayerState, gather_windows
-from polytope.network.ir import Max, Piecewise
-from polytope.rows import as_logits
-from polytope.sets import Box
+from polytope.sets import Box, BoxLike, as_box, as_numbers
 
-#: Three points span a plane if the smaller side of their parallelogram's orthogonal frame is
-#: at least this part of the larger: below it the basis would be rounding noise.
+#: Points span a slice if each is farther from the flat through those before it than this part
+#: of the longest distance from the first: below it the basis would be rounding noise.
 COLLINEAR = 1e-6
-#: Values (points x widest layer) that one band of the grid may hold: 64 MB in float64.
-BAND_VALUES = 2**23
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slice:
-    """The plane through three points, with isometric coordinates.
+    """The flat through ``k + 1`` points of the input space, with isometric coordinates.
+
+    Two points span a line, three a plane.  The first two points are level with each other: the
+    first coordinate runs from one to the other.
+
+    Parameters
+    ----------
+    points : array (k + 1, D) or (k + 1, *input_shape)
+        Points in general position, k >= 1.
+    box : Box or pair (low, high), optional
+        A box on the *inputs* that limits the slice.
+    margin : float, optional
+        Limits the slice to the rectangle around the points' coordinates, enlarged on every
+        side by this part of its longest side.  With neither, the slice is the whole flat.
 
     Attributes
     ----------
-    origin : float64 (d,)
-        The point with coordinates (0, 0).
-    basis : float64 (2, d)
-        Two orthonormal directions.
-    coordinates : float64 (3, 2)
-        Where the three points are.
+    origin : float64 (D,)
+        The first point; its coordinates are 0.
+    basis : float64 (k, D)
+        Orthonormal directions, up to rounding.
+    coordinates : float64 (k + 1, k)
+        Where the points are.
+
+    Raises
+    ------
+    InputError
+        If the points are fewer than two, not finite, or lie on a smaller flat (three on one
+        line); for a box that does not fit them or lies beside the slice; for a negative margin.
     """
 
-    origin: np.ndarray
-    basis: np.ndarray
-    coordinates: np.ndarray
+    points: np.ndarray
+    box: BoxLike = None
+    margin: float | None = None
+    origin: np.ndarray = field(init=False, repr=False)
+    basis: np.ndarray = field(init=False, repr=False)
+    coordinates: np.ndarray = field(init=False, repr=False)
 
-    @classmethod
-    def through(cls, points: np.ndarray) -> Slice:
-        """The slice through three points (3, d), the first two level with each other.
+    def __post_init__(self) -> None:
+        points = as_numbers(self.points, "slice: points")
+        if points.ndim < 2 or len(points) < 2:
+            raise InputError(
+                f"slice: got points of shape {points.shape}, expected (k + 1, inputs) with two "
+                "points for a line or three for a plane"
+            )
+        points = points.reshape(len(points), -1)
+        if not np.isfinite(points).all():
+            raise InputError("slice: a point holds NaN or infinity; choose others")
+        if self.margin is not None:
+            margin = as_numbers(self.margin, "slice: margin")
+            if margin.ndim != 0 or not 0 <= float(margin) < np.inf:
+                raise InputError(
+                    f"slice: got margin={self.margin!r}, expected one number of at least 0"
+                )
+        basis = _orthonormal(points[1:] - points[0])
+        values = {
+            "points": points,
+            "origin": points[0].copy(),
+            "basis": basis,
+            "coordinates": (points - points[0]) @ basis.T,
+        }
+        for name, array in values.items():
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        box = as_box(self.box, points.shape[1])
+        if box is not None:
+            _require_met(box, points[0], basis)
+        object.__setattr__(self, "box", box)
 
-        Raises
-        ------
-        InputError
-            If they are not three, or lie on one line.
-        """
-        flat = np.asarray(points, dtype=np.float64).reshape(len(points), -1)
-        if len(flat) != 3:
-            raise InputError(f"a slice goes through three points, got {len(flat)}")
-        along, other = flat[1] - flat[0], flat[2] - flat[0]
-        first = np.linalg.norm(along)
-        direction = along / first if first > 0 else along
-        across = other - (other @ direction) * direction
-        second = np.linalg.norm(across)
-        if min(first, second) <= COLLINEAR * max(first, second, np.linalg.norm(other)):
-            raise InputError("the three points lie on one line (or coincide): choose others")
-        basis = np.stack([direction, across / second])
-        return cls(flat[0], basis, (flat - flat[0]) @ basis.T)
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates."""
+        return len(self.basis)
 
     def lift(self, coordinates: np.ndarray) -> np.ndarray:
-        """Points (..., d) of coordinates (..., 2)."""
-        return np.asarray(self.origin + coordinates @ self.basis)
+        """Points (..., D) of coordinates (..., k)."""
+        return np.asarray(self.origin + np.asarray(coordinates) @ self.basis)
+
+    @property
+    def window(self) -> Box | None:
+        """The rectangle of coordinates that `margin` asks for."""
+        if self.margin is None:
+            return None
+        low, high = self.coordinates.min(axis=0), self.coordinates.max(axis=0)
+        wider = self.margin * float((high - low).max())
+        return Box(low - wider, high + wider)
 
     def ball(self, center: np.ndarray, radius: float, p: float, corners: int = 720) -> np.ndarray:
         """Outline (corners, 2) of an l_p ball's section, around a point of the plane."""
@@ -81,13 +115,53 @@ class Slice:
         return np.asarray(center + directions * (radius / size)[:, None])
 
     def clip(self, outline: np.ndarray, box: Box) -> np.ndarray:
-        """The part of a convex polygon (k, 2) inside the box: corners (m, 2), exact."""
+        """The part of a convex polygon (corners, 2) inside the box: corners (m, 2), exact."""
         for i in range(len(self.origin)):
             normal, offset = self.basis[:, i], self.origin[i]
             for side, bound in ((1.0, box.high[i] - offset), (-1.0, offset - box.low[i])):
                 if np.isfinite(bound) and len(outline):
                     outline = _cut(outline, side * normal, float(bound))
         return outline
+
+
+def _orthonormal(edges: np.ndarray) -> np.ndarray:
+    """Gram-Schmidt in order, twice over; a coordinate that is 0 in all edges stays exactly 0.
+
+    Raises
+    ------
+    InputError
+        If an edge lies in the span of those before it.
+    """
+    longest = float(np.linalg.norm(edges, axis=1).max())
+    basis = np.zeros((0, edges.shape[1]))
+    for number, edge in enumerate(edges, start=1):
+        rest = edge - (basis @ edge) @ basis
+        rest = rest - (basis @ rest) @ basis
+        size = float(np.linalg.norm(rest))
+        if size <= COLLINEAR * longest:
+            where = {0: "coincide", 1: "lie on one line (or coincide)", 2: "lie on one plane"}
+            what = where.get(number - 1, f"lie on a flat of {number - 1} dimensions")
+            raise InputError(f"slice: the first {number + 1} points {what}: choose others")
+        basis = np.vstack([basis, rest / size])
+    return basis
+
+
+def _require_met(box: Box, origin: np.ndarray, basis: np.ndarray) -> None:
+    """Refuse a box that a coordinate misses which is the same on the whole slice.
+
+    Raises
+    ------
+    InputError
+        Naming the coordinate.
+    """
+    still = ~basis.any(axis=0)
+    missed = still & ((origin < box.low) | (origin > box.high))
+    if missed.any():
+        at = int(np.argmax(missed))
+        raise InputError(
+            f"slice: coordinate {at} is {origin[at]:g} on the whole slice, outside its box "
+            f"[{box.low[at]:g}, {box.high[at]:g}], so nothing is left; widen the box"
+        )
 
 
 def _cut(outline: np.ndarray, normal: np.ndarray, bound: float) -> np.ndarray:
@@ -104,93 +178,3 @@ def _cut(outline: np.ndarray, normal: np.ndarray, bound: float) -> np.ndarray:
         if here <= 0:
             corners.append(outline[k])
     return np.array(corners).reshape(-1, 2)
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The network on the grid of a slice.
-
-    Attributes
-    ----------
-    u, v : float64 (columns,), (rows,)
-        The grid.
-    region : int64 (rows, columns)
-        A number for each activation pattern (a hash: equal patterns, equal numbers).
-    logits : float64 (rows, columns, classes)
-    borders : tuple of float64 (k, 2)
-        Lines along which a unit changes its piece.
-    """
-
-    u: np.ndarray
-    v: np.ndarray
-    region: np.ndarray
-    logits: np.ndarray
-    borders: tuple[np.ndarray, ...]
-
-    @cached_property
-    def classes(self) -> np.ndarray:
-        """The decided class (rows, columns)."""
-        return np.asarray(self.logits.argmax(axis=2))
-
-    def decision_lines(self) -> list[np.ndarray]:
-        """Lines along which the decision changes."""
-        lines: list[np.ndarray] = []
-        for c in np.unique(self.classes)[:-1]:
-            others = np.delete(self.logits, c, axis=2).max(axis=2)
-            lines += _zero_lines(self.u, self.v, self.logits[:, :, c] - others)
-        return lines
-
-
-def sweep_slice(net: Engine, plane: Slice, u: np.ndarray, v: np.ndarray) -> Sweep:
-    """Evaluate the network on a grid, and trace where its units change their pieces."""
-    widest = max([net.input_size, *(layer.units * layer.slots for layer in net.layers)])
-    height = max(1, BAND_VALUES // (widest * len(u)))
-    mixer = np.random.default_rng(0)
-    weights = torch.as_tensor(mixer.integers(-(2**62), 2**62, net.units))
-    regions, logits, borders = [], [], []
-    for start in range(0, len(v) - 1, height):
-        rows = v[start : start + height + 1]
-        grid = np.stack(np.meshgrid(u, rows), axis=-1).reshape(-1, 2)
-        x = torch.as_tensor(plane.lift(grid)).reshape(-1, *net.input_shape)
-        region = torch.zeros(len(x), dtype=torch.int64)
-        with torch.no_grad():
-            for state in net.sweep(x):
-                if state.layer is None:
-                    outputs = as_logits(state.values).numpy()
-                    continue
-                assert state.pieces is not None
-                region += (state.pieces.flatten(1) * weights[state.layer.unit_slice]).sum(dim=1)
-                for change in _changes(net, state):
-                    borders += _zero_lines(u, rows, change.reshape(len(rows), len(u)))
-        last = start + height >= len(v) - 1
-        keep = len(rows) if last else len(rows) - 1
-        regions.append(region.numpy().reshape(len(rows), -1)[:keep])
-        logits.append(outputs.reshape(len(rows), len(u), -1)[:keep])
-    return Sweep(u, v, np.concatenate(regions), np.concatenate(logits), tuple(borders))
-
-
-def _changes(net: Engine, state: LayerState) -> Iterator[np.ndarray]:
-    """Functions on the grid, one for each hyperplane seen, that are zero where a piece ends."""
-    assert state.layer is not None
-    node = net.graph.nodes[state.layer.node]
-    c = net.constants(state.values.dtype, state.values.device)
-    if isinstance(node.op, Piecewise):
-        shaped = state.values.reshape(-1, *node.shape).unsqueeze(-1)
-        signed = (shaped - c[node.op.breakpoints]).flatten(1)
-    else:
-        assert isinstance(node.op, Max)
-        candidates = gather_windows(state.values, c[node.op.index], -torch.inf)
-        two = candidates.topk(2, dim=-1)
-        best, second = two.values[..., :1], two.values[..., 1:]
-        winner = two.indices[..., :1] == torch.arange(candidates.shape[-1])
-        signed = torch.where(winner, best - second, candidates - best)
-        signed = signed[..., :-1].flatten(1)
-    seen = (signed > 0).any(dim=0) & (signed <= 0).any(dim=0)
-    yield from signed[:, seen].T.numpy()
-
-
-def _zero_lines(u: np.ndarray, v: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
-    """The lines along which grid values are zero."""
-    finite = np.ma.masked_invalid(values)
-    generator = contour_generator(u, v, finite, line_type=LineType.Separate)
-    return cast("list[np.ndarray]", generator.lines(0.0))

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import polytope as pt
-from polytope import datasets, plot, slices
+from polytope import datasets, grids, plot, slices
 from polytope.errors import InputError, SmoothActivation
 from polytope.sets import Box
 
 
 @pytest.fixture
 def plane():
-    return slices.Slice.through(np.random.default_rng(0).random((3, 12)))
+    return slices.Slice(np.random.default_rng(0).random((3, 12)))
 
 
 def test_coordinates_are_isometric_and_lift_to_the_points(plane):
@@ -40,8 +40,8 @@ def test_ball_outline_is_at_the_radius_in_its_norm(plane, p):
 
 @pytest.mark.parametrize("line", [np.zeros((3, 2)), np.array([[0.0, 0], [1, 1], [3, 3]])])
 def test_points_on_a_line_are_refused(line):
-    with pytest.raises(InputError, match="one line"):
-        slices.Slice.through(line)
+    with pytest.raises(InputError, match="coincide|one line"):
+        slices.Slice(line)
 
 
 def test_clip_is_the_box_on_the_plane(plane):
@@ -59,7 +59,7 @@ def test_clip_is_the_box_on_the_plane(plane):
 
 def test_corners_of_the_box_keep_their_triangle():
     points = np.array([[0.0, 0, 0.2], [1, 0, 0.4], [0, 1, 0.6]])
-    plane = slices.Slice.through(points)
+    plane = slices.Slice(points)
     outline = np.array([[-5.0, -5], [5, -5], [5, 5], [-5, 5]])
     inside = plane.clip(outline, Box(np.zeros(3), np.ones(3)))
     for corner in plane.coordinates:
@@ -75,9 +75,9 @@ def cross():
 
 
 def test_borders_regions_and_classes_of_a_cross(cross):
-    plane = slices.Slice(np.zeros(2), np.eye(2), np.zeros((3, 2)))
+    plane = slices.Slice(np.array([[0.0, 0], [1, 0], [0, 1]]))
     grid = np.linspace(-1, 1, 98)
-    swept = slices.sweep_slice(cross, plane, grid, grid)
+    swept = grids.sweep_slice(cross, plane, grid, grid)
     assert len(np.unique(swept.region)) == 4
     traced = np.concatenate(swept.borders)
     off = np.minimum(np.abs(traced[:, 0] - 0.25), np.abs(traced[:, 1] - 0.5))
@@ -93,9 +93,9 @@ def test_borders_of_a_maximum():
     net = pt.compile(
         torch.nn.Sequential(torch.nn.MaxPool1d(3), torch.nn.Flatten()).double(), input_shape=(1, 3)
     )
-    plane = slices.Slice(np.array([0.0, 0, 0.2]), np.eye(2, 3), np.zeros((3, 2)))
+    plane = slices.Slice(np.array([[0.0, 0, 0.2], [1, 0, 0.2], [0, 1, 0.2]]))
     grid = np.linspace(-1, 1, 202)
-    swept = slices.sweep_slice(net, plane, grid, grid)
+    swept = grids.sweep_slice(net, plane, grid, grid)
     assert len(np.unique(swept.region)) == 3
     at = plane.lift(np.concatenate(swept.borders))
     two = np.sort(at, axis=1)
@@ -105,11 +105,11 @@ def test_borders_of_a_maximum():
 
 
 def test_bands_make_no_difference(cross, monkeypatch):
-    plane = slices.Slice(np.zeros(2), np.eye(2), np.zeros((3, 2)))
+    plane = slices.Slice(np.array([[0.0, 0], [1, 0], [0, 1]]))
     u, v = np.linspace(-1, 1, 40), np.linspace(-1, 1, 31)
-    whole = slices.sweep_slice(cross, plane, u, v)
-    monkeypatch.setattr(slices, "BAND_VALUES", 300)
-    banded = slices.sweep_slice(cross, plane, u, v)
+    whole = grids.sweep_slice(cross, plane, u, v)
+    monkeypatch.setattr(grids, "BAND_VALUES", 300)
+    banded = grids.sweep_slice(cross, plane, u, v)
     np.testing.assert_array_equal(whole.region, banded.region)
     np.testing.assert_array_equal(whole.logits, banded.logits)
     length = [
@@ -122,9 +122,9 @@ def test_bands_make_no_difference(cross, monkeypatch):
 
 def test_decision_lines_of_a_single_logit():
     net = pt.compile([(np.array([[1.0, 0]]), np.array([-0.3]))])
-    plane = slices.Slice(np.zeros(2), np.eye(2), np.zeros((3, 2)))
+    plane = slices.Slice(np.array([[0.0, 0], [1, 0], [0, 1]]))
     grid = np.linspace(-1, 1, 50)
-    lines = slices.sweep_slice(net, plane, grid, grid).decision_lines()
+    lines = grids.sweep_slice(net, plane, grid, grid).decision_lines()
     np.testing.assert_allclose(np.concatenate(lines)[:, 0], 0.3, atol=1e-12)
 
 
@@ -150,7 +150,7 @@ def test_slice_figure_shows_balls_points_and_box(three, p):
     assert axes.get_aspect() == 1
     assert [text.get_text() for text in axes.texts][:3] == [str(c) for c in y]
     if p == 2:
-        at = slices.Slice.through(X).coordinates
+        at = slices.Slice(X).coordinates
         corners = solid[1].get_path().vertices
         np.testing.assert_allclose(np.linalg.norm(corners - at[1], axis=1), 0.4, rtol=1e-9)
     page = io.BytesIO()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from polytope.errors import InputError
-from polytope.sets import Box, HPolytope, as_box
+from polytope.sets import Ball, Box, HPolytope, as_box
 
 
 def test_box_contains_its_sides() -> None:
@@ -101,3 +101,40 @@ def test_polytope() -> None:
 def test_bad_polytopes(A: np.ndarray, b: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         HPolytope(A, b)
+
+
+def test_ball_contains_what_is_near_in_its_norm() -> None:
+    z = np.array([[0.0, 0.0], [0.6, 0.6], [0.5, 0.5], [1.0, 0.0], [1.0, 1.0], [1.1, 0.0]])
+    expected = {
+        1: [True, False, True, True, False, False],
+        2: [True, True, True, True, False, False],
+        "inf": [True, True, True, True, True, False],
+    }
+    for p, inside in expected.items():
+        ball = Ball(np.zeros((1, 2)), 1, p)
+        assert ball.contains(z).tolist() == inside
+        assert ball.p == float(p)
+    with pytest.raises(ValueError, match="read-only"):
+        ball.center[0] = 1
+    with pytest.raises(InputError, match="z: got shape"):
+        ball.contains(np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a", 1), "Ball: center is not numeric"),
+        (([np.inf, 0], 1), "center must be finite"),
+        (([], 1), "center must be finite"),
+        (([0, 0], 0), "got radius=0, expected one positive finite"),
+        (([0, 0], -1), "expected one positive finite"),
+        (([0, 0], np.inf), "whole space is domain=None"),
+        (([0, 0], np.nan), "expected one positive finite"),
+        (([0, 0], [1, 2]), "expected one positive finite"),
+        (([0, 0], "a"), "radius is not numeric"),
+        (([0, 0], 1, 0.5), "Ball: norm p: got 0.5"),
+    ],
+)
+def test_bad_balls(arguments: tuple[object, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Ball(*arguments)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Linear regions inside a domain: their enumeration, their graph, their geometry."""
