@@ -54,7 +54,9 @@ class RoundingBounds:
     gradient: torch.Tensor
 
 
-def rounding_bounds(net: Engine, x: torch.Tensor, pieces: torch.Tensor) -> list[RoundingBounds]:
+def rounding_bounds(
+    net: Engine, x: torch.Tensor, pieces: torch.Tensor, input_error: torch.Tensor | None = None
+) -> list[RoundingBounds]:
     """Error bounds of a sweep at `x` with the given pieces, for each layer and the output.
 
     Parameters
@@ -64,6 +66,8 @@ def rounding_bounds(net: Engine, x: torch.Tensor, pieces: torch.Tensor) -> list[
         Points; taken as exact.  float64 reads the constants exactly; in a lower dtype their
         rounding is counted too, but not constants that underflow in it.
     pieces : tensor (batch, units)
+    input_error : tensor like x, optional
+        The values' bounds then hold for every point this close to `x`, by coordinate.
 
     Returns
     -------
@@ -80,7 +84,7 @@ def rounding_bounds(net: Engine, x: torch.Tensor, pieces: torch.Tensor) -> list[
     layers = {layer.node: layer for layer in net.layers}
     nodes, last_use = net.graph.nodes, net.graph.last_use
     value = {0: x}
-    error = {0: torch.zeros_like(x)}
+    error = {0: torch.zeros_like(x) if input_error is None else input_error}
     rows = {0: torch.ones_like(x)}
     depth = {0: 0}
     found: list[RoundingBounds] = []
@@ -103,7 +107,7 @@ def rounding_bounds(net: Engine, x: torch.Tensor, pieces: torch.Tensor) -> list[
             )
             depth[number] = terms
         else:
-            count = _terms(node, plain) + rounds_constants
+            count = terms_of(node, plain) + rounds_constants
             gamma = count * unit / (1 - count * unit)
             value[number] = apply(node, args, plain)
             inner = [e / gamma + a.abs() for e, a in zip(errors, args, strict=True)]
@@ -132,8 +136,8 @@ def _bounds(error: torch.Tensor, rows: torch.Tensor, terms: int, unit: float) ->
     )
 
 
-def _terms(node: Node, constants: Mapping[str, torch.Tensor]) -> int:
-    """How many roundings one output of a node can suffer."""
+def terms_of(node: Node, constants: Mapping[str, torch.Tensor]) -> int:
+    """How many roundings one output of a node can suffer (0 where data is only moved)."""
     op = node.op
     if isinstance(op, Linear):
         return constants[op.weight].shape[1] + 1
@@ -145,6 +149,8 @@ def _terms(node: Node, constants: Mapping[str, torch.Tensor]) -> int:
         return 2
     if isinstance(op, Sum):
         return len(op.coefficients)
+    if isinstance(op, Gather | Concat):
+        return 0
     raise TypeError(f"rounding bounds do not know {type(op).__name__}")
 
 

@@ -38,7 +38,7 @@ FORMAT = "polytope graph"
 VERSION = 1
 HEADER = "header"
 #: What zipfile and numpy raise for files that are damaged or not theirs.
-_BROKEN = (
+BROKEN = (
     zipfile.BadZipFile,
     EOFError,
     LookupError,
@@ -101,10 +101,10 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
     """
     target = Path(path)
     try:
-        arrays = _read_arrays(target)
+        arrays = read_arrays(target)
     except FileNotFoundError as error:
         raise FileProblem(f"there is no file '{target}': check the path") from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise FileProblem(
             f"'{target}' is not a saved polytope network, or is damaged: save it again"
         ) from error
@@ -135,8 +135,11 @@ def _as_arrays(graph: Graph) -> dict[str, Any]:
     return {HEADER: np.frombuffer(text, np.uint8), **arrays}
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an npz file, no larger together than the file."""
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file of our making: not packed, no larger together than the file.
+
+    Raises what `BROKEN` lists for any other file, and OSError.
+    """
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
@@ -149,7 +152,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _as_graph(arrays: dict[str, np.ndarray]) -> Graph:
     """The checked graph that arrays of a file stand for."""
-    header = _header(arrays)
+    header = read_header(arrays, FORMAT, VERSION)
     constants = {name: array for name, array in arrays.items() if name != HEADER}
     for name, array in constants.items():
         if not isinstance(array, np.ndarray) or array.dtype not in (np.float64, np.int64):
@@ -170,8 +173,14 @@ def _as_graph(arrays: dict[str, np.ndarray]) -> Graph:
     return graph
 
 
-def _header(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The JSON header, of our format and version."""
+def read_header(arrays: dict[str, np.ndarray], kind: str, newest: int) -> dict[str, Any]:
+    """The JSON header of a file, of the format `kind` and a version up to `newest`.
+
+    Raises
+    ------
+    FileProblem
+        If it is missing, damaged, of another format or of a newer version.
+    """
     array = arrays.get(HEADER)
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
         raise FileProblem("it has no header: it was saved by something else")
@@ -179,14 +188,14 @@ def _header(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         header = json.loads(array.tobytes().decode())
     except (ValueError, RecursionError) as error:
         raise FileProblem("its header is damaged: save it again") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != kind:
         raise FileProblem("its header is of another format")
     version = header.get("version")
     if type(version) is not int or version < 1:
         raise FileProblem(f"its format has the version {version!r}")
-    if version > VERSION:
+    if version > newest:
         raise FileProblem(
-            f"its format has version {version}, and this polytope reads up to {VERSION}: "
+            f"its format has version {version}, and this polytope reads up to {newest}: "
             "pip install --upgrade polytope-nn"
         )
     return header
