@@ -1,0 +1,261 @@
+"""The set in which regions are enumerated, in coordinates of its own.
+
+A box with frozen coordinates, a plane through given points, a ball: each is brought to
+``x = origin + u @ basis`` with halfspaces ``A u <= b`` over the coordinates u (and, for a ball
+in l_2, one quadratic).  The floats of all four are taken as exact numbers, so the domain is a
+well-defined set even where rounding made it differ in the last digit from what was asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from polytope.errors import InputError
+from polytope.network.engine import Engine
+from polytope.sets import Ball, Box, BoxLike, HPolytope, as_box
+from polytope.slices import Slice
+from solvers.problem import LinearProgram
+from solvers.solution import Status
+from solvers.solve import solve
+
+#: An l_1 ball has 2^k facets; above this dimension they are refused.
+L1_DIMENSION = 12
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A convex set of inputs in coordinates.
+
+    Attributes
+    ----------
+    size : int
+        Inputs of the network, D.
+    origin, basis : array (D,), (k, D), or None
+        The coordinates' frame; None where the coordinates are the inputs.
+    A, b : array (r, k), (r,)
+        Halfspaces over the coordinates.
+    ball : (center (k,), radius) or None
+        An l_2 ball that the halfspaces are met with.
+    """
+
+    size: int
+    origin: np.ndarray | None
+    basis: np.ndarray | None
+    A: np.ndarray
+    b: np.ndarray
+    ball: tuple[np.ndarray, float] | None = None
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates."""
+        return int(self.A.shape[1])
+
+    def lift(self, u: np.ndarray) -> np.ndarray:
+        """Inputs (..., D) of coordinates (..., k)."""
+        if self.basis is None or self.origin is None:
+            return np.asarray(u, dtype=np.float64)
+        return np.asarray(self.origin + u @ self.basis)
+
+    def coordinates(self, x: np.ndarray) -> np.ndarray:
+        """Coordinates (..., k) of inputs (..., D) that lie in the domain's affine hull.
+
+        Raises
+        ------
+        InputError
+            If a point is farther from the hull than rounding.
+        """
+        points = np.asarray(x, dtype=np.float64)
+        if self.basis is None or self.origin is None:
+            return points
+        flat = (points - self.origin).reshape(-1, self.size)
+        u = np.linalg.lstsq(self.basis.T, flat.T, rcond=None)[0].T
+        off = np.abs(self.lift(u) - points.reshape(-1, self.size)).max(initial=0.0)
+        if off > 1e-9 * (1 + np.abs(points).max(initial=0.0)):
+            raise InputError(
+                f"domain: a point is {off:.1e} off the slice (or the frozen coordinates); give "
+                "one that lies in it"
+            )
+        return np.asarray(u.reshape(*points.shape[:-1], self.dimension))
+
+    def contains(self, u: np.ndarray, tolerance: float = 0.0) -> np.ndarray:
+        """Whether coordinates (n, k) lie in the domain, in float64: (n,)."""
+        flat = np.asarray(u, dtype=np.float64).reshape(-1, self.dimension)
+        inside = (flat @ self.A.T <= self.b + tolerance).all(axis=1)
+        if self.ball is not None:
+            center, radius = self.ball
+            inside &= np.linalg.norm(flat - center, axis=1) <= radius + tolerance
+        return np.asarray(inside)
+
+    @cached_property
+    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper bounds (k,) of every coordinate over the halfspaces (inf if none).
+
+        By linear programs; the bounds are those of the solver's points, for use as hints.
+        """
+        k = self.dimension
+        low, high = np.full(k, -np.inf), np.full(k, np.inf)
+        for axis, sign in itertools.product(range(k), (1.0, -1.0)):
+            cost = np.zeros(k)
+            cost[axis] = sign
+            solution = self._solve(cost)
+            if solution.status is Status.INFEASIBLE:
+                raise InputError("domain: the set is empty; check the signs of A z <= b")
+            if solution.status is Status.OPTIMAL and solution.x is not None:
+                (low if sign > 0 else high)[axis] = solution.x[axis]
+        return low, high
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the domain is bounded."""
+        if self.ball is not None:
+            return True
+        return len(self.A) > 0 and bool(np.isfinite(np.concatenate(self.limits)).all())
+
+    def _solve(self, cost: np.ndarray):  # type: ignore[no-untyped-def]
+        k = self.dimension
+        return solve(LinearProgram(
+            c=cost, A=self.A, row_lower=np.full(len(self.A), -np.inf), row_upper=self.b,
+            lower=np.full(k, -np.inf), upper=np.full(k, np.inf),
+        ))  # fmt: skip
+
+
+def as_domain(net: Engine, domain: Box | Ball | HPolytope | Slice | BoxLike) -> Domain:
+    """What the user gave as a `Domain`.
+
+    Parameters
+    ----------
+    net : Engine
+    domain : Box, pair (low, high), Ball, HPolytope, Slice, or None (all inputs)
+
+    Raises
+    ------
+    InputError
+        If the set does not fit the network, is empty or has no interior.
+    """
+    size = net.input_size
+    if domain is None:
+        return Domain(size, None, None, np.zeros((0, size)), np.zeros(0))
+    if isinstance(domain, Slice):
+        return _slice_domain(domain, size)
+    if isinstance(domain, HPolytope):
+        if domain.A.shape[1] != size:
+            raise InputError(
+                f"domain: got an HPolytope over {domain.A.shape[1]} coordinates, but the network "
+                f"has {size} inputs"
+            )
+        return _with_interior(Domain(size, None, None, domain.A, domain.b))
+    if isinstance(domain, Ball):
+        return _ball_domain(domain, size)
+    box = as_box(domain, size)
+    assert box is not None
+    return _box_domain(box, size)
+
+
+def _box_domain(box: Box, size: int) -> Domain:
+    """A box; frozen coordinates are taken out."""
+    free = np.flatnonzero(box.low < box.high)
+    if not len(free):
+        raise InputError(
+            "domain: every coordinate of the box is frozen (low == high): it is one point and has "
+            "no regions; use net.region(x)"
+        )
+    eye = np.eye(len(free))
+    low, high = box.low[free], box.high[free]
+    upper, lower = np.isfinite(high), np.isfinite(low)
+    A = np.vstack([eye[upper], -eye[lower]])
+    b = np.concatenate([high[upper], -low[lower]])
+    if len(free) == size:
+        return Domain(size, None, None, A, b)
+    origin = box.low.copy()
+    origin[free] = 0.0
+    return Domain(size, origin, np.eye(size)[free], A, b)
+
+
+def _ball_domain(ball: Ball, size: int) -> Domain:
+    """A ball in l_1, l_2 or l_inf."""
+    center, radius = ball.center, ball.radius
+    if len(center) != size:
+        raise InputError(
+            f"domain: got a ball over {len(center)} coordinates, but the network has {size} inputs"
+        )
+    if not radius > 0:
+        raise InputError(f"domain: a ball of radius {radius:g} has no interior; use net.region(x)")
+    box = _box_domain(Box(center - radius, center + radius), size)
+    if ball.p == np.inf:
+        return box
+    if ball.p == 2:
+        return Domain(size, None, None, box.A, box.b, (center, radius))
+    if ball.p == 1 and size <= L1_DIMENSION:
+        signs = np.array(list(itertools.product((1.0, -1.0), repeat=size)))
+        return Domain(size, None, None, signs, signs @ center + radius)
+    if ball.p == 1:
+        raise InputError(
+            f"domain: an l_1 ball over {size} coordinates has 2^{size} facets; enumerate the "
+            f"l_inf ball around it, or use at most {L1_DIMENSION} inputs (or a Slice)"
+        )
+    raise InputError(
+        f"domain: regions in an l_{ball.p:g} ball cannot be enumerated; use p = 1, 2 or inf"
+    )
+
+
+def _slice_domain(plane: Slice, size: int) -> Domain:
+    """An affine subspace, with the box and the window that it carries."""
+    if plane.basis.shape[1] != size:
+        raise InputError(
+            f"domain: the slice lies in {plane.basis.shape[1]} dimensions, but the network has "
+            f"{size} inputs"
+        )
+    k = len(plane.basis)
+    rows, limits = [np.zeros((0, k))], [np.zeros(0)]
+    if plane.box is not None:
+        box = as_box(plane.box, size)
+        assert box is not None
+        room = box.high - plane.origin, plane.origin - box.low
+        for sign, side in zip((1.0, -1.0), room, strict=True):
+            keep = np.isfinite(side) & plane.basis.any(axis=0)
+            rows.append(sign * plane.basis[:, keep].T)
+            limits.append(side[keep])
+    if plane.window is not None:
+        eye = np.eye(k)
+        rows += [eye, -eye]
+        limits += [plane.window.high, -plane.window.low]
+    A, b = np.concatenate(rows), np.concatenate(limits)
+    return _with_interior(Domain(size, plane.origin, plane.basis, A, b))
+
+
+def _with_interior(domain: Domain) -> Domain:
+    """The domain itself.
+
+    Raises
+    ------
+    InputError
+        If it is empty or has no interior.
+    """
+    sizes = np.linalg.norm(domain.A, axis=1)
+    zero = sizes == 0
+    if (domain.b[zero] < 0).any():
+        raise InputError("domain: a row 0 z <= b with b < 0 cannot hold: the set is empty")
+    A, b = domain.A[~zero] / sizes[~zero, None], domain.b[~zero] / sizes[~zero]
+    if not len(A):
+        return domain
+    k = domain.dimension
+    cost = np.zeros(k + 1)
+    cost[-1] = -1.0
+    solution = solve(LinearProgram(
+        c=cost, A=np.column_stack([A, np.ones(len(A))]), row_lower=np.full(len(A), -np.inf),
+        row_upper=b, lower=np.append(np.full(k, -np.inf), -np.inf), upper=np.append(np.full(k, np.inf), 1.0),
+    ))  # fmt: skip
+    deepest = solution.x[-1] if solution.x is not None else -np.inf
+    scale = 1 + np.abs(b).max()
+    if deepest < -1e-9 * scale:
+        raise InputError("domain: the set is empty; check the signs of A z <= b")
+    if deepest <= 1e-9 * scale:
+        raise InputError(
+            "domain: the set has no interior (it lies in a hyperplane, within rounding), so it "
+            "meets regions in no full dimension; widen it, or use a Slice for a lower-dimensional one"
+        )
+    return domain

@@ -1,0 +1,139 @@
+"""Compiled: the affine maps of a network's pre-activations under given pieces, with errors.
+
+A map is a row ``[gradient, constant]`` over ``[u, 1]``; its error is two numbers, bounds on
+every entry of the gradient and on the constant.  The recurrences are the standard forward
+analysis (Higham, section 3.1), carried with the largest entry of each row.  An error of 0 says
+that the row is exact: a unit behind dead units only is exactly zero, and is known to be.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from polytope.regions.program import SLACK, TINY, UNIT
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def value_rows(program, layer, out, out_error, out_size, rows, errors):  # type: ignore[no-untyped-def]
+    """Maps of all values that a layer reads.
+
+    Parameters
+    ----------
+    program : Program
+    layer : int
+    out, out_error, out_size : float64 (units, k + 1), (units, 2), (units, 2)
+        Maps of the outputs of the units of earlier layers (see `output_rows`).
+    rows, errors : float64 (values, k + 1), (values, 2)
+        Written for the values of the layer.
+    """
+    k = program.base.shape[1] - 1
+    for v in range(program.layers[layer, 0], program.layers[layer, 1]):
+        gradient_error = constant_error = gradient_size = 0.0
+        for i in range(k):
+            rows[v, i] = program.base[v, i]
+            gradient_size = max(gradient_size, abs(program.base[v, i]))
+            gradient_error = max(gradient_error, program.base_error[v, i])
+        rows[v, k] = program.base[v, k]
+        constant_size = abs(program.base[v, k])
+        constant_error = program.base_error[v, k]
+        rounded = gradient_size != 0.0 or constant_size != 0.0
+        terms = 0
+        for t in range(program.start[v], program.start[v + 1]):
+            j = program.source[t]
+            if (
+                out_size[j, 0] == 0.0
+                and out_size[j, 1] == 0.0
+                and out_error[j, 0] == 0.0
+                and out_error[j, 1] == 0.0
+            ):
+                continue
+            w = program.weight[t]
+            size = abs(w)
+            rounded = rounded or terms > 0 or size != 1.0
+            doubt = program.weight_error[t]
+            terms += 1
+            for i in range(k + 1):
+                rows[v, i] += w * out[j, i]
+            gradient_size += size * out_size[j, 0]
+            constant_size += size * out_size[j, 1]
+            gradient_error += (size + doubt) * out_error[j, 0] + doubt * out_size[j, 0]
+            constant_error += (size + doubt) * out_error[j, 1] + doubt * out_size[j, 1]
+        if terms > 0 and rounded:
+            gradient_error += (terms + 2) * UNIT * gradient_size + terms * TINY
+            constant_error += (terms + 2) * UNIT * constant_size + terms * TINY
+        errors[v, 0] = SLACK * gradient_error
+        errors[v, 1] = SLACK * constant_error
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def output_rows(program, layer, pieces, rows, errors, out, out_error, out_size):  # type: ignore[no-untyped-def]
+    """Maps of the outputs of a layer's units in their pieces; see `value_rows`."""
+    k = program.base.shape[1] - 1
+    first, _, unit, units, slots, is_max, _, offset = program.layers[layer]
+    for u in range(units):
+        j = unit + u
+        if is_max:
+            v = program.table[offset + u * slots + pieces[j]]
+            slope, shift = 1.0, 0.0
+        else:
+            v = first + u
+            place = program.pieces_at[layer] + u * (slots + 1) + pieces[j]
+            slope, shift = program.slopes[place], program.intercepts[place]
+        largest = 0.0
+        for i in range(k):
+            out[j, i] = slope * rows[v, i]
+            largest = max(largest, abs(out[j, i]))
+        scaled = slope * rows[v, k]
+        out[j, k] = scaled + shift
+        size = abs(slope)
+        gradient_error, constant_error = size * errors[v, 0], size * errors[v, 1]
+        if size not in (0.0, 1.0):
+            gradient_error += 2 * UNIT * largest + TINY
+            constant_error += 2 * UNIT * abs(scaled) + TINY
+        if shift != 0.0 and scaled != 0.0:
+            constant_error += 2 * UNIT * (abs(scaled) + abs(shift))
+        out_error[j, 0], out_error[j, 1] = SLACK * gradient_error, SLACK * constant_error
+        out_size[j, 0], out_size[j, 1] = largest, abs(out[j, k])
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def slot_row(program, layer, unit, slot, winner, rows, errors, row):  # type: ignore[no-untyped-def]
+    """The row of one breakpoint, ``z - breakpoint``, or of one candidate minus the winner.
+
+    Returns
+    -------
+    (gradient error, constant error, 1 if there is such a row else 0)
+    """
+    k = program.base.shape[1] - 1
+    first, _, _, _, slots, is_max, _, offset = program.layers[layer]
+    if is_max:
+        a = program.table[offset + unit * slots + slot]
+        b = program.table[offset + unit * slots + winner]
+        if a < 0 or b < 0:
+            return 0.0, 0.0, 0
+        size = 0.0
+        for i in range(k):
+            row[i] = rows[a, i] - rows[b, i]
+            size = max(size, max(abs(rows[a, i]), abs(rows[b, i])))
+        row[k] = rows[a, k] - rows[b, k]
+        gradient_error = errors[a, 0] + errors[b, 0]
+        constant_error = errors[a, 1] + errors[b, 1]
+        # A difference with 0, or of equal numbers, has no rounding.
+        exact = True
+        for i in range(k):
+            if rows[a, i] != 0.0 and rows[b, i] != 0.0 and rows[a, i] != rows[b, i]:
+                exact = False
+        if not exact:
+            gradient_error += 4 * UNIT * size
+        if row[k] != 0.0 and rows[a, k] != 0.0 and rows[b, k] != 0.0:
+            constant_error += 2 * UNIT * max(abs(rows[a, k]), abs(rows[b, k]))
+        return SLACK * gradient_error, SLACK * constant_error, 1
+    v = first + unit
+    for i in range(k):
+        row[i] = rows[v, i]
+    point = program.breaks[offset + unit * slots + slot]
+    row[k] = rows[v, k] - point
+    constant_error = errors[v, 1]
+    if point != 0.0 and rows[v, k] != 0.0:
+        constant_error += 2 * UNIT * max(abs(point), abs(rows[v, k]))
+    return errors[v, 0], SLACK * constant_error, 1

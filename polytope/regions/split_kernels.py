@@ -1,0 +1,531 @@
+"""Compiled: cells are split unit by unit, depth first, until every unit has its piece.
+
+The walk stops and returns to Python where it needs something: an exact verdict, more room,
+an emptied output; everything it knows is in arrays, so it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from polytope.regions.cell_kernels import (
+    NONE,
+    ONE,
+    SLOTS,
+    classify,
+    drop_slots,
+    facet_kind,
+    faces_within,
+    new_points,
+    take_side,
+)
+from polytope.regions.row_kernels import output_rows, slot_row, value_rows
+from polytope.regions.vertex_kernels import BLURRED, layer_of, sharpen, vanishing
+
+#: Why the walk returned.
+DONE, ROOT, DOUBT, FULL, NEED_POINTS, NEED_CELLS, NEED_SLOTS = range(7)
+
+# Columns of Stack.step.
+COUNT, LAYER, UNIT, SLOT, WINNER, FRESH, ZERO = range(7)
+#: Positions of Walk.state.
+TOP, FORCED, REGIONS, FACETS, STOP_LAYER, STOP_UNIT, SPLITS = range(7)
+
+
+class Stack(NamedTuple):
+    """Cells that wait, the last one first.
+
+    Attributes
+    ----------
+    points : float64 (cells, room, k + 2)
+    masks : uint64 (cells, room)
+    slots : int64 (cells, 64)
+        Row id of each facet.
+    used, shared : uint64 (cells,)
+        Slots in use; slots with which another row was found to coincide.
+    pieces : uint16 (cells, units)
+    step : int64 (cells, 7)
+        Extreme points, layer, unit, slot, winner (-1: not yet chosen), 1 if the rows of the
+        layer have to be computed, 1 if some unit is identically zero here.
+    """
+
+    points: np.ndarray
+    masks: np.ndarray
+    slots: np.ndarray
+    used: np.ndarray
+    shared: np.ndarray
+    pieces: np.ndarray
+    step: np.ndarray
+
+
+class Rows(NamedTuple):
+    """Maps of the cell at hand: of values, and of unit outputs (see `row_kernels`).
+
+    `frame` are the rows [a | -b] of the domain, exact.
+    """
+
+    rows: np.ndarray
+    errors: np.ndarray
+    out: np.ndarray
+    out_error: np.ndarray
+    out_size: np.ndarray
+    frame: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """Work space of one step."""
+
+    row: np.ndarray
+    values: np.ndarray
+    bands: np.ndarray
+    signs: np.ndarray
+    given: np.ndarray
+    fresh: np.ndarray
+    fresh_masks: np.ndarray
+    winners: np.ndarray
+    solve: np.ndarray
+    zero_value: np.ndarray
+    zero_out: np.ndarray
+
+
+class Found(NamedTuple):
+    """Finished regions and their facets, until Python takes them.
+
+    Attributes
+    ----------
+    pieces : uint16 (room, units)
+    points : float64 (room, k)
+    keys : uint64 (room,)
+    facet_region, facet_row : int64 (facet room,)
+    facet_key : uint64 (facet room,)
+        Key of the pattern with the one unit of the row changed.
+    facet_point : float64 (facet room, k + 1)
+        Center of the facet's extreme points, and a bound on its error.
+    facet_plain : bool (facet room,)
+        No other unit changes its piece across the facet: the key is the neighbour's.
+    """
+
+    pieces: np.ndarray
+    points: np.ndarray
+    keys: np.ndarray
+    facet_region: np.ndarray
+    facet_row: np.ndarray
+    facet_key: np.ndarray
+    facet_point: np.ndarray
+    facet_plain: np.ndarray
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _refresh(program, stack, rows, top):  # type: ignore[no-untyped-def]
+    """Compute the maps that a cell needs from the beginning."""
+    for layer in range(stack.step[top, LAYER] + 1):
+        value_rows(program, layer, rows.out, rows.out_error, rows.out_size, rows.rows, rows.errors)
+        if layer < stack.step[top, LAYER]:
+            output_rows(
+                program, layer, stack.pieces[top], rows.rows, rows.errors,
+                rows.out, rows.out_error, rows.out_size,
+            )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _copy(stack, source, target):  # type: ignore[no-untyped-def]
+    """Copy a cell, all but its extreme points."""
+    for i in range(SLOTS):
+        stack.slots[target, i] = stack.slots[source, i]
+    stack.used[target] = stack.used[source]
+    stack.shared[target] = stack.shared[source]
+    for i in range(stack.pieces.shape[1]):
+        stack.pieces[target, i] = stack.pieces[source, i]
+    for i in range(stack.step.shape[1]):
+        stack.step[target, i] = stack.step[source, i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _emit(program, keys, net_rows, stack, top, found, state):  # type: ignore[no-untyped-def]
+    """Write a finished region and its facets; False if there is no room."""
+    k = found.points.shape[1]
+    region = state[REGIONS]
+    facet = state[FACETS]
+    if region == len(found.keys) or facet + SLOTS > len(found.facet_row):
+        return False
+    points, masks, count = stack.points[top], stack.masks[top], stack.step[top, COUNT]
+    pieces = stack.pieces[top]
+    key = NONE
+    for u in range(len(pieces)):
+        found.pieces[region, u] = pieces[u]
+        key ^= keys[u, pieces[u]]
+    found.keys[region] = key
+    _center(points, masks, count, NONE, found.points[region], k)
+    for slot in range(SLOTS):
+        bit = ONE << np.uint64(slot)
+        if not stack.used[top] & bit:
+            continue
+        row = stack.slots[top, slot]
+        if row < 0 or row >= net_rows:
+            continue
+        kind = facet_kind(masks, count, stack.used[top], slot)
+        if kind == 0:
+            continue
+        layer = layer_of(program, row)
+        slots = program.layers[layer, 4]
+        unit = program.layers[layer, 2] + (row - program.layers[layer, 6]) // slots
+        place = (row - program.layers[layer, 6]) % slots
+        if program.layers[layer, 5]:
+            beyond = place
+        elif pieces[unit] <= place:
+            beyond = place + 1
+        else:
+            beyond = place
+        found.facet_region[facet] = region
+        found.facet_row[facet] = row
+        found.facet_key[facet] = key ^ keys[unit, pieces[unit]] ^ keys[unit, beyond]
+        found.facet_plain[facet] = (
+            kind == 1 and not stack.shared[top] & bit and stack.step[top, ZERO] == 0
+        )
+        found.facet_point[facet, k] = _center(
+            points, masks, count, bit, found.facet_point[facet], k
+        )
+        facet += 1
+    state[REGIONS] = region + 1
+    state[FACETS] = facet
+    return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _center(points, masks, count, bit, out, k):  # type: ignore[no-untyped-def]
+    """Mean of the vertices on a facet (or of all) plus that of its rays; a bound on its error."""
+    vertices = rays = 0
+    for v in range(count):
+        if bit == NONE or masks[v] & bit:
+            if points[v, k] == 0.0:
+                rays += 1
+            else:
+                vertices += 1
+    error = ray_error = size = 0.0
+    for i in range(k):
+        out[i] = 0.0
+    for v in range(count):
+        if bit == NONE or masks[v] & bit:
+            ray = points[v, k] == 0.0
+            share = 1.0 / (rays if ray else vertices)
+            for i in range(k):
+                out[i] += share * points[v, i]
+                size = max(size, abs(points[v, i]))
+            if ray:
+                ray_error = max(ray_error, points[v, k + 1])
+            else:
+                error = max(error, points[v, k + 1])
+    return error + ray_error + 4e-16 * (count + 2) * size
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def walk(program, keys, net_rows, stack, rows, scratch, found, state):  # type: ignore[no-untyped-def]
+    """Split the cells of a stack until one of the reasons above.
+
+    Parameters
+    ----------
+    program : Program
+    keys : uint64 (units, pieces)
+        Random words; those of a pattern's pieces, combined by exclusive or, are its key.
+    net_rows : int
+        Row ids from here on are rows of the domain.
+    stack, rows, scratch, found : see above
+    state : int64 (7,)
+        Top of the stack (-1: empty), 1 if ``scratch.given`` holds the exact verdicts of the
+        next step, regions and facets in `found`, the (layer, unit) to stop at (a cell that
+        arrives there is a root and stays on the top), splits made.
+    """
+    layers = len(program.layers)
+    while state[TOP] >= 0:
+        top = state[TOP]
+        step = stack.step[top]
+        if step[FRESH]:
+            if step[LAYER] < layers:
+                _refresh(program, stack, rows, top)
+            step[FRESH] = 0
+        if step[LAYER] > state[STOP_LAYER] or (
+            step[LAYER] == state[STOP_LAYER]
+            and step[UNIT] >= state[STOP_UNIT]
+            and step[SLOT] == 0
+            and step[WINNER] < 0
+        ):
+            return ROOT
+        if step[LAYER] == layers:
+            if not _emit(program, keys, net_rows, stack, top, found, state):
+                return FULL
+            state[TOP] = top - 1
+            continue
+        layer = step[LAYER]
+        info = program.layers[layer]
+        if step[UNIT] == info[3]:
+            output_rows(
+                program, layer, stack.pieces[top], rows.rows, rows.errors,
+                rows.out, rows.out_error, rows.out_size,
+            )  # fmt: skip
+            step[LAYER] = layer + 1
+            step[UNIT] = step[SLOT] = 0
+            step[WINNER] = -1
+            if layer + 1 < layers:
+                value_rows(
+                    program, layer + 1, rows.out, rows.out_error, rows.out_size,
+                    rows.rows, rows.errors,
+                )  # fmt: skip
+            continue
+        slots = info[4]
+        is_max = info[5] == 1
+        if step[SLOT] == slots:
+            # All slots of the unit are behind: above every breakpoint, or the winner holds.
+            step[UNIT] += 1
+            step[SLOT] = 0
+            step[WINNER] = -1
+            continue
+        if is_max and step[WINNER] < 0:
+            reason = _choose_winners(program, stack, rows, scratch, top, state)
+            if reason != DONE:
+                return reason
+            continue
+        if is_max and step[SLOT] == step[WINNER]:
+            step[SLOT] += 1
+            continue
+        reason = _one_step(program, net_rows, stack, rows, scratch, top, state)
+        if reason != DONE:
+            return reason
+    return DONE
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _one_step(program, net_rows, stack, rows, scratch, top, state):  # type: ignore[no-untyped-def]
+    """One row against the cell at the top."""
+    step = stack.step[top]
+    is_max = program.layers[step[LAYER], 5] == 1
+    slot, count = step[SLOT], step[COUNT]
+    gradient_error, constant_error, present = slot_row(
+        program, step[LAYER], step[UNIT], slot, step[WINNER], rows.rows, rows.errors, scratch.row
+    )
+    if present == 0:
+        step[SLOT] += 1
+        return DONE
+    signs = scratch.signs
+    above, below, on, open_ = classify(
+        scratch.row, gradient_error, constant_error, stack.points[top], count,
+        scratch.values, scratch.bands, signs,
+    )  # fmt: skip
+    if state[FORCED]:
+        above = below = on = 0
+        for v in range(count):
+            signs[v] = scratch.given[v]
+            above += signs[v] > 0
+            below += signs[v] < 0
+            on += signs[v] == 0
+    elif open_ > 0:
+        found = _settle_structure(program, net_rows, stack, scratch, top)
+        on, open_ = on + found, open_ - found
+        if open_ > 0:
+            return DOUBT
+    if above > 0 and below > 0:
+        info = program.layers[step[LAYER]]
+        row = info[6] + step[UNIT] * info[4] + slot
+        reason = _cut(
+            program, stack, rows, scratch, top, state, row, info[2] + step[UNIT], is_max,
+            net_rows, gradient_error, constant_error,
+        )  # fmt: skip
+        if reason == DONE:
+            state[FORCED] = 0
+            step[SLOT] += 1
+            if not is_max:
+                stack.pieces[top, info[2] + step[UNIT]] = slot + 1
+        return reason
+    state[FORCED] = 0
+    if on > 0:
+        stack.shared[top] |= faces_within(stack.masks[top], count, stack.used[top], signs)
+        if on == count:
+            step[ZERO] = 1
+    if is_max:
+        if above > 0 or (below == 0 and slot < step[WINNER]):
+            state[TOP] = top - 1
+        else:
+            step[SLOT] += 1
+    elif above > 0:
+        step[SLOT] += 1
+        stack.pieces[top, program.layers[step[LAYER], 2] + step[UNIT]] = slot + 1
+    else:
+        stack.pieces[top, program.layers[step[LAYER], 2] + step[UNIT]] = slot
+        step[UNIT] += 1
+        step[SLOT] = 0
+    return DONE
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _settle_structure(program, net_rows, stack, scratch, top):  # type: ignore[no-untyped-def]
+    """Put open points on the row where the network's structure says so; how many."""
+    step = stack.step[top]
+    layer, unit, slot = step[LAYER], step[UNIT], step[SLOT]
+    info = program.layers[layer]
+    k = stack.points.shape[2] - 2
+    found = 0
+    for v in range(step[COUNT]):
+        if scratch.signs[v] != 2:
+            continue
+        ray = stack.points[top, v, k] == 0.0
+        vanishing(
+            program, net_rows, stack.pieces[top], stack.slots[top],
+            stack.masks[top, v], ray, layer, scratch.zero_value, scratch.zero_out,
+        )  # fmt: skip
+        if info[5]:
+            a = program.table[info[7] + unit * info[4] + slot]
+            b = program.table[info[7] + unit * info[4] + step[WINNER]]
+            zero = scratch.zero_value[a] and scratch.zero_value[b]
+        else:
+            at_zero = program.breaks[info[7] + unit * info[4] + slot] == 0.0
+            zero = scratch.zero_value[info[0] + unit] and (ray or at_zero)
+        if zero:
+            scratch.signs[v] = 0
+            found += 1
+    return found
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def clip(program, net_rows, stack, rows, scratch, state, row):  # type: ignore[no-untyped-def]
+    """Keep the side of the cell at the top where ``scratch.row`` (exact) is at most 0.
+
+    Returns
+    -------
+    DONE (the top is lowered if nothing is left), DOUBT, or a need
+    """
+    top = state[TOP]
+    step = stack.step[top]
+    count = step[COUNT]
+    above, below, _, open_ = classify(
+        scratch.row, 0.0, 0.0, stack.points[top], count,
+        scratch.values, scratch.bands, scratch.signs,
+    )  # fmt: skip
+    if state[FORCED]:
+        above = below = 0
+        for v in range(count):
+            scratch.signs[v] = scratch.given[v]
+            above += scratch.given[v] > 0
+            below += scratch.given[v] < 0
+    elif open_ > 0:
+        return DOUBT
+    if above > 0 and below > 0:
+        reason = _cut(
+            program, stack, rows, scratch, top, state, row, 0, True, net_rows, 0.0, 0.0
+        )
+        if reason != DONE:
+            return reason
+    elif above > 0:
+        state[TOP] = top - 1
+    state[FORCED] = 0
+    return DONE
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _cut(
+    program, stack, rows, scratch, top, state, row, unit, one_side, net_rows,
+    gradient_error, constant_error,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Cut the cell at the top: both sides go on, or only the one below."""
+    step = stack.step[top]
+    points, masks, count = stack.points[top], stack.masks[top], step[COUNT]
+    k = points.shape[1] - 2
+    if top + 1 == len(stack.step):
+        return NEED_CELLS
+    slot = 0
+    while slot < SLOTS and stack.used[top] & (ONE << np.uint64(slot)):
+        slot += 1
+    if slot == SLOTS:
+        return NEED_SLOTS
+    found = new_points(
+        points, masks, count, scratch.values, scratch.bands, scratch.signs,
+        scratch.fresh, scratch.fresh_masks,
+    )  # fmt: skip
+    if found < 0 or count + found > points.shape[0]:
+        return NEED_POINTS
+    for v in range(found):
+        point = scratch.fresh[v]
+        size = 0.0
+        for i in range(k):
+            size = max(size, abs(point[i]))
+        if point[k] == 1.0 and point[k + 1] > BLURRED * size:
+            sharpen(
+                program, rows.frame, net_rows, rows.rows, rows.errors, stack.pieces[top],
+                stack.slots[top], scratch.fresh_masks[v], scratch.row,
+                (gradient_error, constant_error), point, scratch.solve,
+            )  # fmt: skip
+    bit = ONE << np.uint64(slot)
+    if not one_side:
+        _copy(stack, top, top + 1)
+        below = stack.step[top + 1]
+        below[COUNT] = take_side(
+            -1, slot, points, masks, count, scratch.signs, scratch.fresh, scratch.fresh_masks,
+            found, stack.points[top + 1], stack.masks[top + 1],
+        )  # fmt: skip
+        _close(stack, top + 1, slot, row, bit, k)
+        stack.pieces[top + 1, unit] = step[SLOT]
+        below[UNIT] += 1
+        below[SLOT] = 0
+        state[TOP] = top + 1
+    step[COUNT] = take_side(
+        -1 if one_side else 1, slot, points, masks, count, scratch.signs, scratch.fresh,
+        scratch.fresh_masks, found, points, masks,
+    )  # fmt: skip
+    _close(stack, top, slot, row, bit, k)
+    state[SPLITS] += 1
+    return DONE
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _close(stack, cell, slot, row, bit, k):  # type: ignore[no-untyped-def]
+    """Enter the new facet of a side, and forget those that it cut off."""
+    stack.slots[cell, slot] = row
+    stack.used[cell] = drop_slots(
+        stack.masks[cell], stack.step[cell, COUNT], stack.used[cell] | bit, k
+    )
+    stack.shared[cell] &= stack.used[cell] & ~bit
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _choose_winners(program, stack, rows, scratch, top, state):  # type: ignore[no-untyped-def]
+    """One copy of the cell for each candidate of a maximum that may win in it."""
+    step = stack.step[top]
+    slots, count = program.layers[step[LAYER], 4], step[COUNT]
+    unit = program.layers[step[LAYER], 2] + step[UNIT]
+    number = 0
+    for winner in range(slots):
+        able = True
+        for other in range(slots):
+            gradient_error, constant_error, present = slot_row(
+                program, step[LAYER], step[UNIT], other, winner, rows.rows, rows.errors,
+                scratch.row,
+            )  # fmt: skip
+            if present == 0:
+                able = able and other != winner
+                continue
+            if other == winner:
+                continue
+            above, below, _, open_ = classify(
+                scratch.row, gradient_error, constant_error, stack.points[top], count,
+                scratch.values, scratch.bands, scratch.signs,
+            )  # fmt: skip
+            if below == 0 and open_ == 0 and (above > 0 or other < winner):
+                able = False
+                break
+        if able:
+            scratch.winners[number] = winner
+            number += 1
+    if top + number > len(stack.step):
+        return NEED_CELLS
+    for i in range(1, number):
+        _copy(stack, top, top + i)
+        for v in range(count):
+            stack.masks[top + i, v] = stack.masks[top, v]
+            for j in range(stack.points.shape[2]):
+                stack.points[top + i, v, j] = stack.points[top, v, j]
+        stack.step[top + i, WINNER] = scratch.winners[i]
+        stack.pieces[top + i, unit] = scratch.winners[i]
+    step[WINNER] = scratch.winners[0]
+    stack.pieces[top, unit] = scratch.winners[0]
+    state[TOP] = top + number - 1
+    return DONE
