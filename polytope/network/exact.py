@@ -1,80 +1,29 @@
 """The compiled graph in exact rational arithmetic: what the network says, with no rounding.
 
-Floats are dyadic rationals, so an array is held as Python integers with one power of two, and
-one positive denominator for the divisors of means: every operation of the graph but a smooth
-activation is then a sum of products of integers.  Nothing here computes in floats; a witness
-that `is_adversarial` is adversarial for the network itself, not for one way of rounding it.
+Nothing here computes in floats; a witness that `is_adversarial` is adversarial for the network
+itself, not for one way of rounding it.  The graph is walked layer by layer on rows of numbers
+(n, columns): one column is a point; with columns of derivatives before it, the same walk gives
+the pieces just beyond a point, or the affine map of a pattern.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
 from polytope.errors import InputError
 from polytope.network.engine import Engine
-from polytope.network.ir import (
-    Affine,
-    Concat,
-    Conv,
-    Gather,
-    Graph,
-    Linear,
-    Max,
-    Node,
-    Piecewise,
-    Pool,
-    Shape,
-    Sum,
+from polytope.network.exact_ops import (
+    ExactArray,
+    apply,
+    exact_constants,
+    frozen,
+    pieces_beyond,
+    winners,
 )
-
-#: Bits of a float64's significand.
-SIGNIFICAND = 53
-
-
-@dataclass(frozen=True)
-class ExactArray:
-    """Rational numbers ``integers * 2**exponent / denominator``.
-
-    Attributes
-    ----------
-    integers : object array of Python ints
-    exponent : int
-    denominator : int
-        Positive.
-    """
-
-    integers: np.ndarray
-    exponent: int
-    denominator: int = 1
-
-    @classmethod
-    def from_floats(cls, values: np.ndarray) -> ExactArray:
-        """The floats themselves: finite float64 of any shape."""
-        flat = values.reshape(-1)
-        fraction, power = np.frexp(flat)
-        whole = (fraction * 2.0**SIGNIFICAND).astype(np.int64)
-        lowest = np.frexp((whole & -whole).astype(np.float64))[1] - 1
-        zeros = np.where(whole == 0, 0, lowest)
-        power = power - SIGNIFICAND + zeros
-        exponent = int(power[whole != 0].min()) if whole.any() else 0
-        shift = np.where(whole == 0, 0, power - exponent)
-        integers = (whole >> zeros).astype(object) << shift.astype(object)
-        return cls(integers.reshape(values.shape), exponent)
-
-    def fraction(self, position: int) -> Fraction:
-        """One element, by its flat position."""
-        value = Fraction(self.integers.flat[position], self.denominator)
-        return value * Fraction(2) ** self.exponent
-
-    def to_fractions(self) -> list[Fraction]:
-        """All elements, flattened."""
-        return [self.fraction(position) for position in range(self.integers.size)]
+from polytope.network.ir import Graph, Max, Node, Piecewise
 
 
 def exact_outputs(graph: Graph, x: np.ndarray) -> ExactArray:
@@ -127,19 +76,6 @@ def is_adversarial(graph: Graph, x: np.ndarray, label: int) -> bool:
     return any(logits[s] >= logits[label] for s in range(len(logits)) if s != label)
 
 
-Constants = Mapping[str, ExactArray]
-
-
-@functools.lru_cache(maxsize=4)
-def _exact_constants(graph: Graph) -> Constants:
-    """The graph's floating constants as integers; kept for the last few graphs."""
-    return {
-        key: ExactArray.from_floats(array)
-        for key, array in graph.constants.items()
-        if array.dtype.kind == "f"
-    }
-
-
 def _evaluate(graph: Graph, x: np.ndarray) -> tuple[ExactArray, list[np.ndarray]]:
     """The flat outputs, and the pieces of each layer."""
     Engine(graph).require_piecewise_linear("exact arithmetic")
@@ -150,194 +86,88 @@ def _evaluate(graph: Graph, x: np.ndarray) -> tuple[ExactArray, list[np.ndarray]
         raise InputError(f"x: got shape {point.shape}, expected one input {graph.input_shape}")
     if not np.isfinite(point).all():
         raise InputError("x: got NaN or infinity, expected finite numbers")
-    constants = _exact_constants(graph)
-    values = [ExactArray.from_floats(point.astype(np.float64).reshape(-1))]
+    column = point.astype(np.float64).reshape(-1, 1)
+    state = ExactState.start(graph, ExactArray.from_floats(column))
     pieces: list[np.ndarray] = []
-    for node in graph.nodes[1:]:
-        args = [values[i] for i in node.inputs]
+    while state.layer < len(graph.layers):
+        pieces.append(state.natural_pieces())
+        state = state.advance(pieces[-1])
+    out = state.preactivations
+    return ExactArray(out.integers[:, -1], out.exponent, out.denominator), pieces
+
+
+@dataclass(frozen=True)
+class ExactState:
+    """The graph evaluated up to a layer, whose pieces are to be chosen next.
+
+    Attributes
+    ----------
+    graph : Graph
+    layer : int
+        Position in ``graph.layers``; their number once the output is reached.
+    values : mapping of int to ExactArray (n, columns)
+        By node, those that this layer or a later node reads.
+    """
+
+    graph: Graph
+    layer: int
+    values: Mapping[int, ExactArray]
+
+    @classmethod
+    def start(cls, graph: Graph, inputs: ExactArray) -> ExactState:
+        """From the inputs (input size, columns) to the first layer."""
+        return cls._run(graph, {0: inputs}, 1, 0)
+
+    @property
+    def preactivations(self) -> ExactArray:
+        """What the layer reads (for a max, all that its windows read), or the outputs."""
+        layers = self.graph.layers
+        if self.layer == len(layers):
+            return self.values[len(self.graph.nodes) - 1]
+        return self.values[self.graph.nodes[layers[self.layer].node].inputs[0]]
+
+    def natural_pieces(self) -> np.ndarray:
+        """The pieces (units,), int64, that the last column decides, by the convention for ties.
+
+        With derivatives before it they are the pieces just beyond the point in the direction
+        of the first one, where that ties too of the second one, and so on.
+        """
+        node, z = self._node(), self.preactivations
         if isinstance(node.op, Piecewise):
-            value, own = _piecewise(node.op, args[0], constants, node.shape)
-            pieces.append(own)
-        elif isinstance(node.op, Max):
-            value, own = _maximum(args[0], graph.constants[node.op.index])
-            pieces.append(own)
+            breakpoints = exact_constants(self.graph)[node.op.breakpoints]
+            return pieces_beyond(z, breakpoints, node.shape)
+        assert isinstance(node.op, Max)
+        return winners(z.integers, self.graph.constants[node.op.index])
+
+    def advance(self, pieces: np.ndarray) -> ExactState:
+        """The state at the next layer, with this layer as the affine map of its `pieces`."""
+        node, z = self._node(), self.preactivations
+        if isinstance(node.op, Piecewise):
+            value = frozen(node.op, z, pieces, exact_constants(self.graph), node.shape)
         else:
-            shape = graph.nodes[node.inputs[0]].shape
-            value = _apply(node, args, shape, constants, graph.constants)
-        values.append(value)
-    return values[-1], pieces
+            assert isinstance(node.op, Max)
+            index = self.graph.constants[node.op.index]
+            chosen = index[np.arange(len(index)), pieces]
+            value = ExactArray(z.integers[chosen], z.exponent, z.denominator)
+        number = self.graph.layers[self.layer].node
+        values = {**self.values, number: value}
+        return self._run(self.graph, values, number + 1, self.layer + 1)
 
+    def _node(self) -> Node:
+        return self.graph.nodes[self.graph.layers[self.layer].node]
 
-def _apply(
-    node: Node,
-    args: list[ExactArray],
-    shape: Shape,
-    constants: Constants,
-    tables: Mapping[str, np.ndarray],
-) -> ExactArray:
-    """A node with no pieces; `shape` is that of its first argument, all values are flat."""
-    op, x = node.op, args[0]
-    match op:
-        case Linear():
-            weight = constants[op.weight]
-            rows = x.integers.reshape(-1, weight.integers.shape[1])
-            products = [_product(weight.integers, row) for row in rows]
-            value = _times(weight, x, np.concatenate(products))
-            return _plus(value, op.bias, node.shape, constants)
-        case Conv():
-            weight = constants[op.weight]
-            value = _times(weight, x, _convolution(op, weight.integers, x.integers, shape))
-            spatial = (1,) * (weight.integers.ndim - 2)
-            return _plus(value, op.bias, node.shape, constants, (-1, *spatial))
-        case Affine():
-            if op.scale is not None:
-                scale = constants[op.scale]
-                x = _times(scale, x, x.integers * _spread(scale.integers, node.shape))
-            return _plus(x, op.shift, node.shape, constants)
-        case Gather():
-            if op.index is None:
-                return x
-            return ExactArray(_take(x.integers, tables[op.index]), x.exponent, x.denominator)
-        case Concat():
-            integers, exponent, denominator = _common(args)
-            return ExactArray(np.concatenate(integers), exponent, denominator)
-        case Sum():
-            integers, exponent, denominator = _common(args)
-            terms = [k * i for k, i in zip(op.coefficients, integers, strict=True)]
-            return ExactArray(functools.reduce(np.add, terms), exponent, denominator)
-        case Pool():
-            divisors = tables[op.divisor]
-            common = math.lcm(*(int(d) for d in np.unique(divisors)))
-            sums = _take(x.integers, tables[op.index]).sum(axis=1)
-            factors = (common // divisors).astype(object)
-            return ExactArray(sums * factors, x.exponent, x.denominator * common)
-        case _:
-            raise TypeError(f"{type(op).__name__} is not applied as a plain operation")
-
-
-def _piecewise(
-    op: Piecewise, z: ExactArray, constants: Constants, shape: Shape
-) -> tuple[ExactArray, np.ndarray]:
-    """The value behind a piecewise function, and the pieces that decide it."""
-    breakpoints, slopes, intercepts = (
-        constants[key] for key in (op.breakpoints, op.slopes, op.intercepts)
-    )
-    (values, limits), _, _ = _common([z, breakpoints])
-    pieces = (values[:, None] > _per_unit(limits, shape)).sum(axis=1)
-    slope, intercept = (
-        np.take_along_axis(_per_unit(c.integers, shape), pieces[:, None], axis=1)[:, 0]
-        for c in (slopes, intercepts)
-    )
-    scaled = _times(slopes, z, slope * z.integers)
-    return _add(scaled, ExactArray(intercept, intercepts.exponent)), pieces
-
-
-def _maximum(z: ExactArray, index: np.ndarray) -> tuple[ExactArray, np.ndarray]:
-    """The largest of each window, and the first candidate that reaches it."""
-    units = np.arange(len(index))
-    pieces = (index >= 0).argmax(axis=1)
-    best = z.integers[index[units, pieces]]
-    for candidate, positions in enumerate(index.T):
-        better = (positions >= 0) & (z.integers[positions] > best).astype(bool)
-        best = np.where(better, z.integers[positions], best)
-        pieces[better] = candidate
-    return ExactArray(best, z.exponent, z.denominator), pieces
-
-
-def _convolution(op: Conv, weight: np.ndarray, x: np.ndarray, shape: Shape) -> np.ndarray:
-    """The products of a convolution, flat; a transposed one is plain on spaced-out positions."""
-    kernel = weight.shape[2:]
-    axes = tuple(range(1, 1 + len(kernel)))
-    positions = np.arange(len(x)).reshape(shape)
-    spans = [d * (k - 1) for d, k in zip(op.dilation, kernel, strict=True)]
-    pads = [(p, p) for p in op.padding]
-    stride = op.stride
-    filters = weight.reshape(op.groups, -1, *weight.shape[1:])
-    if op.transposed:
-        sizes = [(n - 1) * s + 1 for n, s in zip(shape[1:], stride, strict=True)]
-        spaced = np.full((shape[0], *sizes), -1)
-        spaced[(slice(None), *(slice(None, None, s) for s in stride))] = positions
-        positions = spaced
-        pads = [
-            (span - p, span - p + extra)
-            for span, p, extra in zip(spans, op.padding, op.output_padding, strict=True)
-        ]
-        stride = (1,) * len(kernel)
-        filters = np.flip(filters.swapaxes(1, 2), tuple(axis + 2 for axis in axes))
-    around = [(max(before, 0), max(after, 0)) for before, after in pads]
-    positions = np.pad(positions, [(0, 0), *around], constant_values=-1)
-    inside = (
-        slice(max(-before, 0), size - max(-after, 0))
-        for (before, after), size in zip(pads, positions.shape[1:], strict=True)
-    )
-    windows = np.lib.stride_tricks.sliding_window_view(
-        positions[(slice(None), *inside)], [span + 1 for span in spans], axis=axes
-    )
-    steps = (slice(None, None, s) for s in (*stride, *op.dilation))
-    windows = windows[(slice(None), *steps)]
-    cells = math.prod(kernel)
-    table = windows.reshape(op.groups, shape[0] // op.groups, -1, cells).swapaxes(1, 2)
-    rows = filters.reshape(op.groups, filters.shape[1], -1)
-    products = [
-        np.stack([_product(own, _take(x, window.reshape(-1))) for window in group], axis=1)
-        for own, group in zip(rows, table, strict=True)
-    ]
-    return np.concatenate(products).reshape(-1)
-
-
-def _product(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """``weight @ x`` without the zeros of `x` (dead units, padding)."""
-    alive = np.flatnonzero(x)
-    if len(alive) == 0:
-        return np.full(len(weight), 0, dtype=object)
-    products: np.ndarray = weight[:, alive] @ x[alive]
-    return products
-
-
-def _take(x: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """``x[index]``, 0 where the index is -1."""
-    taken: np.ndarray = np.append(x, 0)[index]
-    return taken
-
-
-def _times(a: ExactArray, b: ExactArray, products: np.ndarray) -> ExactArray:
-    """Sums of products of elements of `a` and `b`."""
-    return ExactArray(products, a.exponent + b.exponent, a.denominator * b.denominator)
-
-
-def _common(arrays: Sequence[ExactArray]) -> tuple[list[np.ndarray], int, int]:
-    """Integers of several arrays over one exponent and one denominator."""
-    exponent = min(a.exponent for a in arrays)
-    denominator = math.lcm(*(a.denominator for a in arrays))
-    factors = [(denominator // a.denominator) << (a.exponent - exponent) for a in arrays]
-    integers = [a.integers * k if k > 1 else a.integers
-                for a, k in zip(arrays, factors, strict=True)]  # fmt: skip
-    return integers, exponent, denominator
-
-
-def _add(a: ExactArray, b: ExactArray) -> ExactArray:
-    """``a + b`` of flat arrays of one length."""
-    (left, right), exponent, denominator = _common([a, b])
-    return ExactArray(left + right, exponent, denominator)
-
-
-def _plus(
-    x: ExactArray, key: str | None, shape: Shape, constants: Constants, axes: Shape | None = None
-) -> ExactArray:
-    """``x`` plus a constant (first reshaped to `axes`) that broadcasts to `shape`; or `x`."""
-    if key is None:
-        return x
-    shift = constants[key]
-    integers = shift.integers if axes is None else shift.integers.reshape(axes)
-    return _add(x, ExactArray(_spread(integers, shape), shift.exponent))
-
-
-def _spread(integers: np.ndarray, shape: Shape) -> np.ndarray:
-    """A constant broadcast to a shape, flat."""
-    return np.broadcast_to(integers, shape).reshape(-1)
-
-
-def _per_unit(integers: np.ndarray, shape: Shape) -> np.ndarray:
-    """A constant (*broadcastable, k) as (units, k)."""
-    last = integers.shape[-1]
-    return np.broadcast_to(integers, (*shape, last)).reshape(-1, last)
+    @classmethod
+    def _run(
+        cls, graph: Graph, values: dict[int, ExactArray], first: int, layer: int
+    ) -> ExactState:
+        """Evaluate the nodes from `first` up to a layer, and let go what is not read again."""
+        nodes, constants = graph.nodes, exact_constants(graph)
+        last = len(nodes) - 1
+        stop = graph.layers[layer].node if layer < len(graph.layers) else last + 1
+        for number in range(first, stop):
+            node = nodes[number]
+            args = [values[i] for i in node.inputs]
+            shape = nodes[node.inputs[0]].shape
+            values[number] = apply(node, args, shape, constants, graph.constants)
+        live = {i: v for i, v in values.items() if i == last or graph.last_use[i] >= stop}
+        return cls(graph, layer, live)

@@ -60,7 +60,8 @@ def affine_exact(graph: ir.Graph, pieces: Sequence[int]) -> list[AffineMap]:
 
 
 def _vector(array: np.ndarray) -> Vector:
-    return [Fraction(float(v)) for v in np.asarray(array).reshape(-1)]
+    flat = np.asarray(array).reshape(-1)
+    return [v if isinstance(v, Fraction) else Fraction(float(v)) for v in flat]
 
 
 def _walk(graph: ir.Graph, x: Vector, pieces: Sequence[int] | None = None) -> list[Vector]:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from polytope.errors import InputError, SmoothActivation
 from polytope.network.build import GraphBuilder
 from polytope.network.engine import Engine
-from polytope.network.exact import ExactArray, exact_outputs, exact_pieces, is_adversarial
+from polytope.network.exact import exact_outputs, exact_pieces, is_adversarial
+from polytope.network.exact_ops import ExactArray
 from polytope.network.ir import Graph
 from tests.oracle.random_graphs import KINDS, VARIANTS, random_graph, random_point
 from tests.oracle.rational import affine_exact, pieces_exact, run_exact
