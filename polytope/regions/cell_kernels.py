@@ -21,7 +21,7 @@ ONE = np.uint64(1)
 NONE = np.uint64(0)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always", _nrt=False)
 def bits(word):  # type: ignore[no-untyped-def]
     """Number of bits set."""
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
@@ -32,15 +32,30 @@ def bits(word):  # type: ignore[no-untyped-def]
     return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def band_of(row, gradient_error, constant_error):  # type: ignore[no-untyped-def]
+    """How rounding blurs a row: the band at a point is ``a * error + b * extent + c * w``."""
+    k = len(row) - 1
+    length = largest = 0.0
+    for i in range(k):
+        length += abs(row[i])
+        largest = max(largest, abs(row[i]))
+    return (
+        SLACK * (length + k * gradient_error),
+        SLACK * (gradient_error + (k + 3) * UNIT * largest),
+        SLACK * (constant_error + (k + 3) * UNIT * abs(row[k])),
+    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def classify(row, gradient_error, constant_error, points, count, values, bands, signs):  # type: ignore[no-untyped-def]
     """The side of a row on which each extreme point lies: 1, -1, 0 (exactly on it) or 2 (open).
 
     Parameters
     ----------
     row : float64 (k + 1,)
-    points : float64 (>= count, k + 2)
-        Coordinates, w, and the bound on their error.
+    points : float64 (>= count, k + 3)
+        Coordinates, w, the bound on their error, the sum of their absolute values.
     values, bands, signs : written
         The row's value at each point, the bound on its error, the side.
 
@@ -50,26 +65,13 @@ def classify(row, gradient_error, constant_error, points, count, values, bands, 
     """
     k = len(row) - 1
     above = below = on = open_ = 0
-    largest = 0.0
-    for i in range(k):
-        largest += abs(row[i])
+    by_error, by_extent, by_weight = band_of(row, gradient_error, constant_error)
     for v in range(count):
         w = points[v, k]
         total = row[k] * w
-        size = abs(total)
-        extent = 0.0
         for i in range(k):
-            term = row[i] * points[v, i]
-            total += term
-            size += abs(term)
-            extent += abs(points[v, i])
-        shift = points[v, k + 1]
-        band = (
-            SLACK * (largest + k * gradient_error) * shift
-            + gradient_error * extent
-            + constant_error * w
-            + (k + 3) * UNIT * size
-        )
+            total += row[i] * points[v, i]
+        band = by_error * points[v, k + 1] + by_extent * points[v, k + 2] + by_weight * w
         values[v] = total
         bands[v] = band
         if total > band:
@@ -87,10 +89,19 @@ def classify(row, gradient_error, constant_error, points, count, values, bands, 
     return above, below, on, open_
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _between(points, a, b, values, bands, new):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def extent_of(points, v, k):  # type: ignore[no-untyped-def]
+    """Sum of the absolute coordinates, rounded up."""
+    extent = 0.0
+    for i in range(k):
+        extent += abs(points[v, i])
+    return extent * (1.0 + (k + 1) * 2 * UNIT)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _between(points, a, b, values, bands, new, at):  # type: ignore[no-untyped-def]
     """The extreme point where an edge (or the plane of two rays) meets the row's zero."""
-    k = points.shape[1] - 2
+    k = points.shape[1] - 3
     high, low = abs(values[a]), abs(values[b])
     total, doubt = high + low, bands[a] + bands[b]
     wa, wb = points[a, k], points[b, k]
@@ -106,8 +117,8 @@ def _between(points, a, b, values, bands, new):  # type: ignore[no-untyped-def]
         error = (1.0 - share) * points[a, k + 1] + share * points[b, k + 1]
         size = 0.0
         for i in range(k):
-            new[i] = points[a, i] + share * (points[b, i] - points[a, i])
-            size = max(size, abs(new[i]))
+            new[at, i] = points[a, i] + share * (points[b, i] - points[a, i])
+            size = max(size, abs(new[at, i]))
         error = SLACK * (error + off) + 4 * UNIT * (size + apart)
         if wa == 0.0:
             if size <= 4.0 * error:
@@ -115,8 +126,9 @@ def _between(points, a, b, values, bands, new):  # type: ignore[no-untyped-def]
             else:
                 error = 4.0 * error / size
             for i in range(k):
-                new[i] /= max(size, 1e-300)
-        new[k], new[k + 1] = wa, error
+                new[at, i] /= max(size, 1e-300)
+        new[at, k], new[at, k + 1] = wa, error
+        new[at, k + 2] = extent_of(new, at, k)
         return
     # From the vertex along the ray until the row is zero.
     p, r = (a, b) if wa == 1.0 else (b, a)
@@ -131,15 +143,16 @@ def _between(points, a, b, values, bands, new):  # type: ignore[no-untyped-def]
         error = SLACK * (points[p, k + 1] + (step + off) * points[r, k + 1] + off)
     size = 0.0
     for i in range(k):
-        new[i] = points[p, i] + step * points[r, i]
-        size = max(size, abs(new[i]), abs(points[p, i]))
-    new[k], new[k + 1] = 1.0, error + 4 * UNIT * (size + step)
+        new[at, i] = points[p, i] + step * points[r, i]
+        size = max(size, abs(new[at, i]), abs(points[p, i]))
+    new[at, k], new[at, k + 1] = 1.0, error + 4 * UNIT * (size + step)
+    new[at, k + 2] = extent_of(new, at, k)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def new_points(points, masks, count, values, bands, signs, fresh, fresh_masks):  # type: ignore[no-untyped-def]
     """The extreme points on the edges that change sides: their number (-1: no room)."""
-    k = points.shape[1] - 2
+    k = points.shape[1] - 3
     found = 0
     for a in range(count):
         if signs[a] != 1:
@@ -162,13 +175,13 @@ def new_points(points, masks, count, values, bands, signs, fresh, fresh_masks): 
                     continue
             if found == len(fresh):
                 return -1
-            _between(points, a, b, values, bands, fresh[found])
+            _between(points, a, b, values, bands, fresh, found)
             fresh_masks[found] = shared
             found += 1
     return found
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def take_side(
     side, slot, points, masks, count, signs, fresh, fresh_masks, found, to_points, to_masks
 ):  # type: ignore[no-untyped-def]
@@ -191,7 +204,7 @@ def take_side(
     return kept
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def drop_slots(masks, count, used, k):  # type: ignore[no-untyped-def]
     """Forget the facets that too few extreme points are left on; the slots still in use."""
     keep = NONE
@@ -215,7 +228,7 @@ def drop_slots(masks, count, used, k):  # type: ignore[no-untyped-def]
     return keep
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def faces_within(masks, count, used, signs):  # type: ignore[no-untyped-def]
     """The facets all of whose extreme points lie on the row: it coincides with them."""
     outside = NONE
@@ -225,7 +238,7 @@ def faces_within(masks, count, used, signs):  # type: ignore[no-untyped-def]
     return used & ~outside
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def facet_kind(masks, count, used, slot):  # type: ignore[no-untyped-def]
     """Whether a slot is a facet: 0 no, 1 yes, 2 yes but another slot is the same facet.
 

@@ -13,6 +13,7 @@ weight of the model itself.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,6 +53,11 @@ class Program(NamedTuple):
         Pieces, (units, slots + 1) of each piecewise layer one after another.
     pieces_at : int64 (layers,)
         Offset of each layer in `slopes` and `intercepts`.
+    dense_at : int64 (layers, 3)
+        For a layer whose sum is over all of a range of units with exact weights: offset into
+        `dense` (-1: none), first unit, units.
+    dense : float64 (...)
+        Those weights again, (units of the range, values of the layer).
     table : int64 (...)
         Values that the candidates of a maximum read ((units, slots); -1 for none).
     """
@@ -68,6 +74,8 @@ class Program(NamedTuple):
     intercepts: np.ndarray
     pieces_at: np.ndarray
     table: np.ndarray
+    dense_at: np.ndarray
+    dense: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -125,12 +133,35 @@ def compile_program(net: Engine, domain: Domain) -> Program:
         np.concatenate([np.zeros(0), *column]) for column in zip(*parts, strict=True)
     ) if parts else (np.zeros(0),) * 4  # fmt: skip
     order = np.lexsort((source, row))
-    start = np.searchsorted(row[order], np.arange(first[-1] + 1))
+    start = np.searchsorted(row[order], np.arange(first[-1] + 1)).astype(np.int64)
+    source, weight, weight_error = source[order].astype(np.int64), weight[order], weight_error[order]
+    dense_at, dense = _dense(first, start, source, weight, weight_error)
     return Program(
-        base=base, base_error=base_error, start=start.astype(np.int64),
-        source=source[order].astype(np.int64), weight=weight[order],
-        weight_error=weight_error[order], **_units(net, first),
+        base=base, base_error=base_error, start=start, source=source, weight=weight,
+        weight_error=weight_error, dense_at=dense_at, dense=dense, **_units(net, first),
     )  # fmt: skip
+
+
+def _dense(
+    first: np.ndarray,
+    start: np.ndarray,
+    source: np.ndarray,
+    weight: np.ndarray,
+    weight_error: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The layers whose weights are one full matrix."""
+    at, blocks, offset = np.full((len(first) - 1, 3), -1, dtype=np.int64), [np.zeros(0)], 0
+    for layer, (low, high) in enumerate(itertools.pairwise(first)):
+        terms = slice(start[low], start[high])
+        units = source[terms]
+        if not len(units) or weight_error[terms].any():
+            continue
+        begin, size = units.min(), units.max() + 1 - units.min()
+        if len(units) == size * (high - low):
+            blocks.append(weight[terms].reshape(high - low, size).T.reshape(-1))
+            at[layer] = offset, begin, size
+            offset += len(units)
+    return at, np.concatenate(blocks)
 
 
 def _values_of(net: Engine, number: int) -> int:
@@ -196,7 +227,7 @@ def _push(net: Engine, source: int, columns: np.ndarray, unit: bool):  # type: i
     step = max(1, BLOCK_VALUES // widest)
     shape = net.graph.nodes[source].shape
     for begin in range(0, len(columns), step):
-        part = torch.as_tensor(columns[begin : begin + step], dtype=torch.float64)
+        part = torch.tensor(columns[begin : begin + step], dtype=torch.float64)
         start = part.reshape(len(part), *shape)
         here = {source: _Block(start, start.abs(), 0, True, unit)}
         for number, block in _walk(net, here, bias=False):

@@ -13,8 +13,8 @@ from numba import njit
 from polytope.regions.program import SLACK, TINY, UNIT
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def value_rows(program, layer, out, out_error, out_size, rows, errors):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def value_rows(program, layer, out, out_error, out_size, rows, errors, work):  # type: ignore[no-untyped-def]
     """Maps of all values that a layer reads.
 
     Parameters
@@ -25,8 +25,12 @@ def value_rows(program, layer, out, out_error, out_size, rows, errors):  # type:
         Maps of the outputs of the units of earlier layers (see `output_rows`).
     rows, errors : float64 (values, k + 1), (values, 2)
         Written for the values of the layer.
+    work : float64 (k + 5, values)
     """
     k = program.base.shape[1] - 1
+    if program.dense_at[layer, 0] >= 0:
+        _dense_rows(program, layer, out, out_error, out_size, rows, errors, work)
+        return
     for v in range(program.layers[layer, 0], program.layers[layer, 1]):
         gradient_error = constant_error = gradient_size = 0.0
         for i in range(k):
@@ -65,7 +69,55 @@ def value_rows(program, layer, out, out_error, out_size, rows, errors):  # type:
         errors[v, 1] = SLACK * constant_error
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _dense_rows(program, layer, out, out_error, out_size, rows, errors, work):  # type: ignore[no-untyped-def]
+    """`value_rows` where the weights are one full matrix: all values at once."""
+    k = program.base.shape[1] - 1
+    first, end = program.layers[layer, 0], program.layers[layer, 1]
+    count = end - first
+    offset, begin, sources = program.dense_at[layer]
+    dense = program.dense
+    for i in range(k + 5):
+        for v in range(count):
+            work[i, v] = 0.0
+    live = 0
+    for s in range(sources):
+        j = begin + s
+        size, constant = out_size[j, 0], out_size[j, 1]
+        error, constant_error = out_error[j, 0], out_error[j, 1]
+        if size == 0.0 and constant == 0.0 and error == 0.0 and constant_error == 0.0:
+            continue
+        live += 1
+        at = offset + s * count
+        for i in range(k + 1):
+            c = out[j, i]
+            for v in range(count):
+                work[i, v] += dense[at + v] * c
+        for v in range(count):
+            weight = abs(dense[at + v])
+            work[k + 1, v] += weight * size
+            work[k + 2, v] += weight * constant
+            work[k + 3, v] += weight * error
+            work[k + 4, v] += weight * constant_error
+    for v in range(count):
+        base_size = base_error = 0.0
+        for i in range(k):
+            rows[first + v, i] = work[i, v] + program.base[first + v, i]
+            base_size = max(base_size, abs(program.base[first + v, i]))
+            base_error = max(base_error, program.base_error[first + v, i])
+        constant = program.base[first + v, k]
+        rows[first + v, k] = work[k, v] + constant
+        gradient_error = base_error + work[k + 3, v]
+        constant_error = program.base_error[first + v, k] + work[k + 4, v]
+        if live > 0:
+            terms = live + 2
+            gradient_error += terms * (UNIT * (base_size + work[k + 1, v]) + TINY)
+            constant_error += terms * (UNIT * (abs(constant) + work[k + 2, v]) + TINY)
+        errors[first + v, 0] = SLACK * gradient_error
+        errors[first + v, 1] = SLACK * constant_error
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def output_rows(program, layer, pieces, rows, errors, out, out_error, out_size):  # type: ignore[no-untyped-def]
     """Maps of the outputs of a layer's units in their pieces; see `value_rows`."""
     k = program.base.shape[1] - 1
@@ -96,7 +148,7 @@ def output_rows(program, layer, pieces, rows, errors, out, out_error, out_size):
         out_size[j, 0], out_size[j, 1] = largest, abs(out[j, k])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def slot_row(program, layer, unit, slot, winner, rows, errors, row):  # type: ignore[no-untyped-def]
     """The row of one breakpoint, ``z - breakpoint``, or of one candidate minus the winner.
 

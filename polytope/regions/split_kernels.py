@@ -15,6 +15,7 @@ from polytope.regions.cell_kernels import (
     NONE,
     ONE,
     SLOTS,
+    band_of,
     classify,
     drop_slots,
     facet_kind,
@@ -39,7 +40,7 @@ class Stack(NamedTuple):
 
     Attributes
     ----------
-    points : float64 (cells, room, k + 2)
+    points : float64 (cells, room, k + 3)
     masks : uint64 (cells, room)
     slots : int64 (cells, 64)
         Row id of each facet.
@@ -63,7 +64,10 @@ class Stack(NamedTuple):
 class Rows(NamedTuple):
     """Maps of the cell at hand: of values, and of unit outputs (see `row_kernels`).
 
-    `frame` are the rows [a | -b] of the domain, exact.
+    `frame` are the rows [a | -b] of the domain, exact.  For layers of units with one breakpoint
+    `lines` (k + 1, values) are the rows of ``z - breakpoint`` and `blur` (3, values) their
+    `band_of`, laid out for looking at all units at once; `flags` and `totals`
+    (values,) are work space.
     """
 
     rows: np.ndarray
@@ -72,6 +76,12 @@ class Rows(NamedTuple):
     out_error: np.ndarray
     out_size: np.ndarray
     frame: np.ndarray
+    lines: np.ndarray
+    blur: np.ndarray
+    flags: np.ndarray
+    totals: np.ndarray
+    work: np.ndarray
+    sums: np.ndarray
 
 
 class Scratch(NamedTuple):
@@ -117,11 +127,65 @@ class Found(NamedTuple):
     facet_plain: np.ndarray
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _enter(program, rows, layer):  # type: ignore[no-untyped-def]
+    """Compute the maps of a layer's values."""
+    value_rows(
+        program, layer, rows.out, rows.out_error, rows.out_size, rows.rows, rows.errors, rows.sums
+    )
+    info = program.layers[layer]
+    if info[4] != 1 or info[5] == 1:
+        return
+    k = program.base.shape[1] - 1
+    row = rows.work
+    for unit in range(info[3]):
+        gradient_error, constant_error, _ = slot_row(
+            program, layer, unit, 0, -1, rows.rows, rows.errors, row
+        )
+        v = info[0] + unit
+        for i in range(k + 1):
+            rows.lines[i, v] = row[i]
+        rows.blur[0, v], rows.blur[1, v], rows.blur[2, v] = band_of(
+            row, gradient_error, constant_error
+        )
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _scan(points, count, first, unit, units, lines, blur, flags, totals, pieces, unit_at):  # type: ignore[no-untyped-def]
+    """Decide units until one cuts the cell, or may: its number (`units` if none does)."""
+    k = lines.shape[0] - 1
+    start, end = first + unit, first + units
+    for v in range(start, end):
+        flags[v] = 0
+    for p in range(count):
+        w, error, extent = points[p, k], points[p, k + 1], points[p, k + 2]
+        for v in range(start, end):
+            totals[v] = lines[k, v] * w
+        for i in range(k):
+            c = points[p, i]
+            for v in range(start, end):
+                totals[v] += lines[i, v] * c
+        for v in range(start, end):
+            band = blur[0, v] * error + blur[1, v] * extent + blur[2, v] * w
+            total = totals[v]
+            side = 1 if total > band else 4
+            side = 2 if -total > band else side
+            flags[v] |= side
+    for v in range(start, end):
+        if flags[v] == 1:
+            pieces[unit_at + v - first] = 1
+        elif flags[v] == 2:
+            pieces[unit_at + v - first] = 0
+        else:
+            return v - first
+    return units
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _refresh(program, stack, rows, top):  # type: ignore[no-untyped-def]
     """Compute the maps that a cell needs from the beginning."""
     for layer in range(stack.step[top, LAYER] + 1):
-        value_rows(program, layer, rows.out, rows.out_error, rows.out_size, rows.rows, rows.errors)
+        _enter(program, rows, layer)
         if layer < stack.step[top, LAYER]:
             output_rows(
                 program, layer, stack.pieces[top], rows.rows, rows.errors,
@@ -129,7 +193,7 @@ def _refresh(program, stack, rows, top):  # type: ignore[no-untyped-def]
             )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _copy(stack, source, target):  # type: ignore[no-untyped-def]
     """Copy a cell, all but its extreme points."""
     for i in range(SLOTS):
@@ -142,7 +206,7 @@ def _copy(stack, source, target):  # type: ignore[no-untyped-def]
         stack.step[target, i] = stack.step[source, i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _emit(program, keys, net_rows, stack, top, found, state):  # type: ignore[no-untyped-def]
     """Write a finished region and its facets; False if there is no room."""
     k = found.points.shape[1]
@@ -193,7 +257,7 @@ def _emit(program, keys, net_rows, stack, top, found, state):  # type: ignore[no
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _center(points, masks, count, bit, out, k):  # type: ignore[no-untyped-def]
     """Mean of the vertices on a facet (or of all) plus that of its rays; a bound on its error."""
     vertices = rays = 0
@@ -220,7 +284,7 @@ def _center(points, masks, count, bit, out, k):  # type: ignore[no-untyped-def]
     return error + ray_error + 4e-16 * (count + 2) * size
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def walk(program, keys, net_rows, stack, rows, scratch, found, state):  # type: ignore[no-untyped-def]
     """Split the cells of a stack until one of the reasons above.
 
@@ -268,13 +332,17 @@ def walk(program, keys, net_rows, stack, rows, scratch, found, state):  # type: 
             step[UNIT] = step[SLOT] = 0
             step[WINNER] = -1
             if layer + 1 < layers:
-                value_rows(
-                    program, layer + 1, rows.out, rows.out_error, rows.out_size,
-                    rows.rows, rows.errors,
-                )  # fmt: skip
+                _enter(program, rows, layer + 1)
             continue
         slots = info[4]
         is_max = info[5] == 1
+        if slots == 1 and not is_max and step[SLOT] == 0 and not state[FORCED]:
+            step[UNIT] = _scan(
+                stack.points[top], step[COUNT], info[0], step[UNIT], info[3], rows.lines,
+                rows.blur, rows.flags, rows.totals, stack.pieces[top], info[2],
+            )  # fmt: skip
+            if step[UNIT] == info[3]:
+                continue
         if step[SLOT] == slots:
             # All slots of the unit are behind: above every breakpoint, or the winner holds.
             step[UNIT] += 1
@@ -295,7 +363,7 @@ def walk(program, keys, net_rows, stack, rows, scratch, found, state):  # type: 
     return DONE
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _one_step(program, net_rows, stack, rows, scratch, top, state):  # type: ignore[no-untyped-def]
     """One row against the cell at the top."""
     step = stack.step[top]
@@ -339,7 +407,12 @@ def _one_step(program, net_rows, stack, rows, scratch, top, state):  # type: ign
         return reason
     state[FORCED] = 0
     if on > 0:
-        stack.shared[top] |= faces_within(stack.masks[top], count, stack.used[top], signs)
+        others = stack.used[top]
+        row = program.layers[step[LAYER], 6] + step[UNIT] * program.layers[step[LAYER], 4] + slot
+        for s in range(SLOTS):
+            if stack.slots[top, s] == row:
+                others &= ~(ONE << np.uint64(s))
+        stack.shared[top] |= faces_within(stack.masks[top], count, others, signs)
         if on == count:
             step[ZERO] = 1
     if is_max:
@@ -357,16 +430,25 @@ def _one_step(program, net_rows, stack, rows, scratch, top, state):  # type: ign
     return DONE
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _settle_structure(program, net_rows, stack, scratch, top):  # type: ignore[no-untyped-def]
     """Put open points on the row where the network's structure says so; how many."""
     step = stack.step[top]
     layer, unit, slot = step[LAYER], step[UNIT], step[SLOT]
     info = program.layers[layer]
-    k = stack.points.shape[2] - 2
+    k = stack.points.shape[2] - 3
+    row = info[6] + unit * info[4] + slot
     found = 0
     for v in range(step[COUNT]):
         if scratch.signs[v] != 2:
+            continue
+        own = False
+        for s in range(SLOTS):
+            if stack.slots[top, s] == row and stack.masks[top, v] & (ONE << np.uint64(s)):
+                own = True
+        if own:
+            scratch.signs[v] = 0
+            found += 1
             continue
         ray = stack.points[top, v, k] == 0.0
         vanishing(
@@ -386,7 +468,7 @@ def _settle_structure(program, net_rows, stack, scratch, top):  # type: ignore[n
     return found
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def clip(program, net_rows, stack, rows, scratch, state, row):  # type: ignore[no-untyped-def]
     """Keep the side of the cell at the top where ``scratch.row`` (exact) is at most 0.
 
@@ -421,7 +503,7 @@ def clip(program, net_rows, stack, rows, scratch, state, row):  # type: ignore[n
     return DONE
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _cut(
     program, stack, rows, scratch, top, state, row, unit, one_side, net_rows,
     gradient_error, constant_error,
@@ -429,7 +511,7 @@ def _cut(
     """Cut the cell at the top: both sides go on, or only the one below."""
     step = stack.step[top]
     points, masks, count = stack.points[top], stack.masks[top], step[COUNT]
-    k = points.shape[1] - 2
+    k = points.shape[1] - 3
     if top + 1 == len(stack.step):
         return NEED_CELLS
     slot = 0
@@ -443,12 +525,13 @@ def _cut(
     )  # fmt: skip
     if found < 0 or count + found > points.shape[0]:
         return NEED_POINTS
+    fresh = scratch.fresh
     for v in range(found):
-        point = scratch.fresh[v]
         size = 0.0
         for i in range(k):
-            size = max(size, abs(point[i]))
-        if point[k] == 1.0 and point[k + 1] > BLURRED * size:
+            size = max(size, abs(fresh[v, i]))
+        if fresh[v, k] == 1.0 and fresh[v, k + 1] > BLURRED * size:
+            point = fresh[v]
             sharpen(
                 program, rows.frame, net_rows, rows.rows, rows.errors, stack.pieces[top],
                 stack.slots[top], scratch.fresh_masks[v], scratch.row,
@@ -476,7 +559,7 @@ def _cut(
     return DONE
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _close(stack, cell, slot, row, bit, k):  # type: ignore[no-untyped-def]
     """Enter the new facet of a side, and forget those that it cut off."""
     stack.slots[cell, slot] = row
@@ -486,7 +569,7 @@ def _close(stack, cell, slot, row, bit, k):  # type: ignore[no-untyped-def]
     stack.shared[cell] &= stack.used[cell] & ~bit
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _choose_winners(program, stack, rows, scratch, top, state):  # type: ignore[no-untyped-def]
     """One copy of the cell for each candidate of a maximum that may win in it."""
     step = stack.step[top]

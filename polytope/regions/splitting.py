@@ -25,7 +25,7 @@ from polytope.regions.exact_maps import ExactMaps
 from polytope.regions.exact_vertices import exact_vertices, homogeneous_floats
 from polytope.regions.matching import Facets, match_facets
 from polytope.regions.program import Program, compile_program
-from polytope.regions.start_cells import INFINITY, Cell, start_cells
+from polytope.regions.start_cells import INFINITY, Cell, Start, start_cells, unit_cells
 
 #: Regions that one worker finds alone before the rest is divided: below it threads do not pay.
 ALONE = 1024
@@ -79,10 +79,12 @@ class Walker:
         self._rows = kernels.Rows(
             np.zeros((values, k + 1)), np.zeros((values, 2)), np.zeros((units, k + 1)),
             np.zeros((units, 2)), np.zeros((units, 2)),
-            np.column_stack([job.frame.A, -job.frame.b]),
+            np.column_stack([job.frame.A, -job.frame.b]), np.zeros((k + 1, values)),
+            np.zeros((3, values)), np.zeros(values, np.int64), np.zeros(values), np.zeros(k + 1),
+            np.zeros((k + 5, values)),
         )  # fmt: skip
         self._fixed = (
-            np.zeros(slots, np.int64), np.zeros((kernels.SLOTS + 2, 2 * k + 4)),
+            np.zeros(slots, np.int64), np.zeros((kernels.SLOTS + 1 + 3 * k, k + 3)),
             np.zeros(values, np.bool_), np.zeros(units, np.bool_),
         )  # fmt: skip
         self._scratch = _scratch(self._stack.masks.shape[1], k, self._fixed)
@@ -240,12 +242,13 @@ class Walker:
         floats = homogeneous_floats(vertices)
         stack.points[top, :count, : k + 1] = floats
         stack.points[top, :count, k + 1] = 2.0**-51 * np.abs(floats[:, :k]).max(axis=1)
+        stack.points[top, :count, k + 2] = (1 + 2.0**-40) * np.abs(floats[:, :k]).sum(axis=1)
         self._state[kernels.FORCED] = 1
 
 
 def _stack(cells: int, room: int, k: int, units: int) -> kernels.Stack:
     return kernels.Stack(
-        np.zeros((cells, room, k + 2)), np.zeros((cells, room), np.uint64),
+        np.zeros((cells, room, k + 3)), np.zeros((cells, room), np.uint64),
         np.zeros((cells, kernels.SLOTS), np.int64), np.zeros(cells, np.uint64),
         np.zeros(cells, np.uint64), np.zeros((cells, units), np.uint16),
         np.zeros((cells, 7), np.int64),
@@ -255,7 +258,7 @@ def _stack(cells: int, room: int, k: int, units: int) -> kernels.Stack:
 def _scratch(room: int, k: int, fixed: tuple[np.ndarray, ...]) -> kernels.Scratch:
     return kernels.Scratch(
         np.zeros(k + 1), np.zeros(room), np.zeros(room), np.zeros(room, np.int64),
-        np.zeros(room, np.int64), np.zeros((room, k + 2)), np.zeros(room, np.uint64), *fixed,
+        np.zeros(room, np.int64), np.zeros((room, k + 3)), np.zeros(room, np.uint64), *fixed,
     )  # fmt: skip
 
 
@@ -291,7 +294,7 @@ def split_regions(
     job = Job(net, start.frame, compile_program(net, domain), _keys(net), ExactMaps(net, start.frame))
     walkers = [Walker(job) for _ in range(max(1, workers))]
     first = walkers[0]
-    cells = [clipped for cell in start.cells if (clipped := _clipped(first, cell, start.cuts))]
+    cells = _first_cells(first, start, domain)
     end = (len(net.layers) + 1, 0)
     taken: list[Pieces] = []
     while cells and not halt() and sum(len(part.keys) for part in taken) < ALONE:
@@ -306,21 +309,28 @@ def split_regions(
     return _joined(taken, net, complete, sum(w.verdicts for w in walkers))
 
 
-def _clipped(walker: Walker, cell, cuts) -> Cell | None:  # type: ignore[no-untyped-def]
-    points, masks, ids = cell
-    net = walker.job.net
-    slots = np.zeros(kernels.SLOTS, np.int64)
-    slots[: len(ids)] = np.where(ids == INFINITY, INFINITY, ids + net.rows)
-    step = np.zeros(7, np.int64)
-    step[kernels.WINNER] = -1
-    current: Cell | None = Cell(
-        points, masks, slots, (1 << len(ids)) - 1, 0, np.zeros(net.units, np.uint16), step
-    )
-    for row in cuts:
-        if current is None:
-            return None
-        current = walker.clip(current, int(row))
-    return current
+def _first_cells(walker: Walker, start: Start, domain: Domain) -> list[Cell]:
+    """The first cells, cut by the rows of the domain."""
+    job = walker.job
+    units = unit_cells(job.program, job.exact, start.frame) if start.halved else None
+    cuts = start.cuts
+    pieces = np.zeros(job.net.units, np.uint16)
+    given = [(*cell, pieces) for cell in start.cells]
+    if units is not None:
+        given, cuts = units, np.arange(len(domain.A))
+    cells = []
+    for points, masks, ids, own in given:
+        slots = np.full(kernels.SLOTS, INFINITY, np.int64)
+        shift = job.net.rows if units is None else 0
+        slots[: len(ids)] = np.where(ids == INFINITY, INFINITY, ids + shift)
+        step = np.zeros(7, np.int64)
+        step[kernels.WINNER] = -1
+        cell: Cell | None = Cell(points, masks, slots, (1 << len(ids)) - 1, 0, own, step)
+        for row in cuts:
+            cell = None if cell is None else walker.clip(cell, int(row))
+        if cell is not None:
+            cells.append(cell)
+    return cells
 
 
 def _keys(net: Engine) -> np.ndarray:

@@ -12,12 +12,19 @@ import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.linalg
 
 from polytope.regions.cell_kernels import SLOTS
 from polytope.regions.domain import Domain
+from polytope.regions.exact_maps import ExactMaps
+from polytope.regions.exact_vertices import exact_vertices, homogeneous_floats
+from polytope.regions.program import Program
 
 #: The slot of the facet at infinity.
 INFINITY = -1
+#: Hyperplanes whose unit normals have a smaller last pivot are not taken as independent: any
+#: choice is right, this one keeps the first vertex at a reasonable distance.
+INDEPENDENT = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +33,7 @@ class Cell:
 
     Attributes
     ----------
-    points : float64 (n, k + 2)
+    points : float64 (n, k + 3)
     masks : uint64 (n,)
     slots : int64 (64,)
     used, shared : uint64
@@ -55,11 +62,14 @@ class Start:
         Row ids count from 0 over the rows of `frame`; `INFINITY` is the facet at infinity.
     cuts : int64 (rows,)
         Rows of the domain that the cells have still to be cut by.
+    halved : bool
+        The cells are parts of one domain, cut at hyperplanes that are no unit's.
     """
 
     frame: Domain
     cells: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]
     cuts: np.ndarray
+    halved: bool
 
 
 def start_cells(domain: Domain) -> Start:
@@ -106,7 +116,7 @@ def start_cells(domain: Domain) -> Start:
         cells.append(_product(own))
     kept = {row for _, row in axis_rows.values()}
     cuts = np.array([i for i in range(len(domain.A)) if i not in kept], dtype=np.int64)
-    return Start(frame, tuple(cells), cuts)
+    return Start(frame, tuple(cells), cuts, bool(split))
 
 
 def _axis_rows(domain: Domain) -> dict[tuple[int, int], tuple[float, int]]:
@@ -141,13 +151,14 @@ def _product(
     points, masks = [], []
     for corner in itertools.product(*choices):
         point = [ends[axis][side][0] for axis, side in enumerate(corner)]  # type: ignore[index]
-        points.append([*point, 1.0, 0.0])
+        points.append([*point, 1.0, 0.0, (1 + 2.0**-40) * sum(abs(x) for x in point)])
         masks.append(sum(1 << slot_of[axis, side] for axis, side in enumerate(corner)))
     rays = [axis for axis in range(k) if None in ends[axis]]
     infinity = len(ids)
     for axis in rays:
-        direction = np.zeros(k + 2)
+        direction = np.zeros(k + 3)
         direction[axis] = 1.0 if ends[axis][1] is None else -1.0
+        direction[k + 2] = 1.0
         points.append(list(direction))
         tight = sum(1 << slot for (other, _), slot in slot_of.items() if other != axis)
         masks.append(tight | (1 << infinity))
@@ -156,3 +167,50 @@ def _product(
     if len(ids) > SLOTS:
         raise OverflowError("more facets than a cell has slots for")
     return np.array(points), np.array(masks, dtype=np.uint64), np.array(ids, dtype=np.int64)
+
+
+def unit_cells(
+    program: Program, exact: ExactMaps, domain: Domain
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] | None:
+    """The cones between k independent hyperplanes of the first layer, for unbounded domains.
+
+    They need no hyperplane of ours, and their rays meet deeper layers in general position.
+
+    Returns
+    -------
+    list of (points, masks, row ids of the slots, pieces (units,)), or None
+        None if the first layer has no k independent units of one breakpoint.
+    """
+    k = domain.dimension
+    first, end, _, units, slots, is_max, first_row, _ = program.layers[0]
+    if slots != 1 or is_max or units < k:
+        return None
+    normals = program.base[first:end, :k]
+    sizes = np.linalg.norm(normals, axis=1)
+    scaled = normals / np.where(sizes > 0, sizes, 1.0)[:, None]
+    triangle, chosen = scipy.linalg.qr(scaled.T, mode="r", pivoting=True)
+    if abs(triangle[k - 1, k - 1]) < INDEPENDENT:
+        return None
+    chosen = np.sort(chosen[:k])
+    ids = first_row + chosen
+    apex = np.ones((1, k), dtype=bool)
+    cells = []
+    for sides in itertools.product((0, 1), repeat=k):
+        pieces = np.zeros(exact.net.units, dtype=np.uint16)
+        pieces[chosen] = sides
+        rows = np.zeros((k + 1, k + 1), dtype=object)
+        rows[:k] = exact.rows(pieces, ids)
+        rows[k, k] = -1
+        incidence = np.vstack([np.append(apex, False)[None], ~np.eye(k, k + 1, dtype=bool)])
+        inward = -np.linalg.inv(np.where(sides, -1.0, 1.0)[:, None] * normals[chosen])
+        hint = np.zeros((k + 1, k + 1))
+        hint[0, k] = 1.0
+        hint[1:, :k] = inward.T
+        floats = homogeneous_floats(exact_vertices(rows, incidence, hint))
+        points = np.column_stack([
+            floats, 2.0**-51 * np.abs(floats[:, :k]).max(axis=1),
+            (1 + 2.0**-40) * np.abs(floats[:, :k]).sum(axis=1),
+        ])  # fmt: skip
+        masks = (incidence * (1 << np.arange(k + 1))).sum(axis=1).astype(np.uint64)
+        cells.append((points, masks, np.append(ids, INFINITY), pieces))
+    return cells

@@ -20,7 +20,7 @@ from polytope.regions.row_kernels import slot_row
 BLURRED = 1e-11
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def layer_of(program, row):  # type: ignore[no-untyped-def]
     """The layer of a row id."""
     layer = 0
@@ -29,7 +29,7 @@ def layer_of(program, row):  # type: ignore[no-untyped-def]
     return layer
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _facet_row(program, frame, net_rows, rows, errors, pieces, row, out):  # type: ignore[no-untyped-def]
     """The floats of a facet's row, and its two errors (gradient, constant)."""
     if row >= net_rows:
@@ -46,7 +46,7 @@ def _facet_row(program, frame, net_rows, rows, errors, pieces, row, out):  # typ
     return gradient_error, constant_error
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def sharpen(
     program, frame, net_rows, rows, errors, pieces, slots, mask, row, row_errors, point, work
 ):  # type: ignore[no-untyped-def]
@@ -58,8 +58,8 @@ def sharpen(
         Facets that contain the vertex, beside `row`.
     row : float64 (k + 1,)
     row_errors : (gradient error, constant error) of `row`
-    point : float64 (k + 2,), in and out
-    work : float64 (>= 66, 2 k + 4)
+    point : float64 (k + 3,), in and out
+    work : float64 (65 + 3 k, k + 3)
     """
     k = len(row) - 1
     count = 0
@@ -91,7 +91,7 @@ def sharpen(
     _improve(work, k, point)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _choose_rows(work, count, k):  # type: ignore[no-untyped-def]
     """Bring k well-conditioned rows to the front (Gram-Schmidt with pivoting)."""
     width = k + 3
@@ -116,15 +116,17 @@ def _choose_rows(work, count, k):  # type: ignore[no-untyped-def]
             work[at, i] = held
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def _improve(work, k, point):  # type: ignore[no-untyped-def]
     """One Newton step on k rows, with a bound: |B^-1| |residual| / (1 - |I - R B|)."""
-    inverse = np.zeros((k, k))
-    left = np.zeros((k, k))
+    # Below the rows: the inverse, what is left of the matrix, the new point.
+    base = len(work) - 3 * k
+    inverse, left = work[base : base + k], work[base + k : base + 2 * k]
+    new = work[base + 2 * k]
     for i in range(k):
-        inverse[i, i] = 1.0
         for j in range(k):
             left[i, j] = work[i, j]
+            inverse[i, j] = 1.0 if i == j else 0.0
     for c in range(k):
         pivot = c
         for r in range(c + 1, k):
@@ -145,7 +147,6 @@ def _improve(work, k, point):  # type: ignore[no-untyped-def]
                 for i in range(k):
                     left[r, i] -= factor * left[c, i]
                     inverse[r, i] -= factor * inverse[c, i]
-    new = np.zeros(k)
     for i in range(k):
         new[i] = point[i]
     for _ in range(2):
@@ -192,9 +193,13 @@ def _improve(work, k, point):  # type: ignore[no-untyped-def]
         for i in range(k):
             point[i] = new[i]
         point[k + 1] = error
+        extent = 0.0
+        for i in range(k):
+            extent += abs(point[i])
+        point[k + 2] = extent * (1.0 + (k + 1) * 2 * UNIT)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def vanishing(program, net_rows, pieces, slots, mask, ray, layer, zero_value, zero_out):  # type: ignore[no-untyped-def]
     """Which values are exactly 0 at an extreme point, by the structure of the network.
 
