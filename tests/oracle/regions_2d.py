@@ -94,13 +94,26 @@ class Regions2D:
                         found.add(frozenset((pattern, other)))
         return found
 
+    def within(self, corners: Corners) -> Regions2D:
+        """The regions that meet the inside of a convex polygon, cut off at its sides."""
+        domain = _polygon(corners)
+        inside: dict[Pattern, list[Polygon]] = defaultdict(list)
+        for pattern, polygons in self.polygons.items():
+            for part in polygons:
+                rest: Polygon | None = part
+                for p, q in itertools.pairwise([*domain, domain[0]]):
+                    _, rest = (None, None) if rest is None else _cut(rest, _cross(p, q))
+                if rest is not None:
+                    inside[pattern].append(rest)
+        return Regions2D(dict(inside))
+
 
 def regions_2d(graph: ir.Graph, corners: Corners | None = None) -> Regions2D:
     """The regions inside a convex polygon, or in the whole plane (None)."""
     if corners is None:
         parts: Iterable[Polygon] = QUADRANTS
     else:
-        parts = [tuple(_integers([Fraction(x), Fraction(y), Fraction(1)]) for x, y in corners)]
+        parts = [_polygon(corners)]
     cells: list[tuple[Pattern, Polygon]] = [((), part) for part in parts]
     for layer in graph.layers:
         before = ir.Graph(graph.nodes[: graph.nodes[layer.node].inputs[0] + 1], graph.constants)
@@ -201,6 +214,10 @@ def _cut(polygon: Polygon, row: Triple) -> tuple[Polygon | None, Polygon | None]
     return tuple(lower), tuple(upper)
 
 
+def _polygon(corners: Corners) -> Polygon:
+    return tuple(_integers([Fraction(x), Fraction(y), Fraction(1)]) for x, y in corners)
+
+
 def _integers(row: Sequence[Fraction]) -> Triple:
     """A positive multiple in integers."""
     scale = math.lcm(*(v.denominator for v in row))
@@ -213,11 +230,14 @@ def _reduced(x: int, y: int, z: int) -> Triple:
     return x // divisor, y // divisor, z // divisor
 
 
+def _cross(p: Triple, q: Triple) -> Triple:
+    """The affine function that is 0 on the line from p to q and positive to its left."""
+    return _reduced(p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0])
+
+
 def _line(p: Triple, q: Triple) -> Triple:
     """The line through two vertices, the same for both directions."""
-    a, b, c = _reduced(
-        p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]
-    )
+    a, b, c = _cross(p, q)
     return (-a, -b, -c) if (a, b, c) < (0, 0, 0) else (a, b, c)
 
 

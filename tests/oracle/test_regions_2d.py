@@ -28,7 +28,11 @@ def test_known_counts(name: str) -> None:
     net = COUNTED[name]
     graph = graph_of(net.model())
     inside = regions_2d(graph, box_corners(-1, 1))
-    assert (len(inside), len(regions_2d(graph))) == (net.in_box, net.in_space)
+    everywhere = regions_2d(graph)
+    assert (len(inside), len(everywhere)) == (net.in_box, net.in_space)
+    cut = everywhere.within(box_corners(-1, 1))
+    assert cut.areas == inside.areas
+    assert cut.adjacency == inside.adjacency
     areas = list(inside.areas.values())
     assert sum(areas) == 4
     assert min(areas) > 0
