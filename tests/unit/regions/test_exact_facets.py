@@ -76,10 +76,9 @@ def full_dimension(rows: np.ndarray) -> bool:
     proper /= np.abs(proper).max(axis=1, keepdims=True)  # HiGHS is wrong on unscaled rows.
     k = rows.shape[1] - 1
     table = np.column_stack([proper[:, :-1], np.ones(len(proper))])
-    bounds = [(None, None)] * k + [(None, 1)]
-    cost = np.append(np.zeros(k), -1)
-    best = linprog(cost, A_ub=table, b_ub=-proper[:, -1], bounds=bounds)
-    return bool(best.x[-1] > 1e-7)
+    goal = np.append(np.zeros(k), 1)
+    table, limits = np.vstack([table, goal]), np.append(-proper[:, -1], 1)
+    return largest(goal, table, limits) > 1e-7
 
 
 def is_facet(rows: np.ndarray, group: tuple[int, ...]) -> bool:
@@ -89,8 +88,17 @@ def is_facet(rows: np.ndarray, group: tuple[int, ...]) -> bool:
     others = np.delete(scaled, group, axis=0).astype(float)
     table = np.vstack([others[:, :-1], row[:-1]])
     limits = np.append(-others[:, -1], 1 - row[-1])
-    best = linprog(-row[:-1], A_ub=table, b_ub=limits, bounds=[(None, None)] * (len(row) - 1))
-    return bool(-best.fun > -row[-1] + 1e-6)
+    return largest(row[:-1], table, limits) > -row[-1] + 1e-6
+
+
+def largest(goal: np.ndarray, table: np.ndarray, limits: np.ndarray) -> float:
+    """The maximum over ``table @ x <= limits``; HiGHS' simplex gives up on some cones."""
+    for method in ("highs-ds", "highs-ipm"):
+        bounds = [(None, None)] * len(goal)
+        best = linprog(-goal, A_ub=table, b_ub=limits, bounds=bounds, method=method)
+        if best.status == 0:
+            return float(-best.fun)
+    raise AssertionError(f"HiGHS: {best.message}")
 
 
 @st.composite
