@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 import networkx as nx
@@ -18,10 +19,15 @@ from polytope.pattern import ActivationPattern
 from polytope.region import Region
 from polytope.regions.archive import Saved, load_complex, save_complex, write_graphml
 from polytope.regions.complex import Complex
+from polytope.regions.decision import DecisionPiece, Logits, decision_pieces
 from polytope.regions.domain import Domain
+from polytope.regions.exact_maps import ExactMaps
+from polytope.regions.facets import Facets, facets_of
 from polytope.regions.flips import flipped_units, layer_of
 from polytope.regions.merging import affine_regions, linear_regions
-from polytope.regions.statistics import edge_table, region_table
+from polytope.regions.section import Section
+from polytope.regions.statistics import edge_table, region_table, size_table
+from polytope.regions.volumes import Volume, vertices_of, volume_of
 
 #: How far outside the domain a point may lie, relative to its size, and still be looked up:
 #: room for the rounding of its coordinates.
@@ -173,12 +179,13 @@ class RegionGraph:
         Parameters
         ----------
         edges : int array, optional
-            Positions in `edges`; all by default.
+            Positions in the graph's edges; all by default.
 
         Returns
         -------
         edge, unit : int64 arrays of one length
-            Ascending pairs; units are numbered through all layers (``layer.first_unit``).
+            Ascending pairs, the position among `edges` first; units are numbered through all
+            layers (``layer.first_unit``).
         """
         which = None if edges is None else np.asarray(edges, dtype=np.int64).reshape(-1)
         return flipped_units(self.found, which)
@@ -228,9 +235,84 @@ class RegionGraph:
         """
         return affine_regions(self.net, self.domain, self.found)
 
-    def statistics(self) -> pd.DataFrame:
-        """One row per region: see `polytope.regions.statistics.region_table`."""
-        return region_table(self.net, self.domain, self.found)
+    def section(self, i: int) -> Section:
+        """A region met with the domain, as halfspaces over its coordinates.
+
+        Its `extent` (bounding box) and `largest_ball` (Chebyshev center and inradius) are there.
+
+        Raises
+        ------
+        InputError
+            If there is no such region.
+        """
+        section = self.region(i).section(self.domain)
+        return replace(section, start=self.found.points[self._number(i)])
+
+    def facets(self, i: int) -> Facets:
+        """The facets of a region in the domain, with a proof for every row.
+
+        Raises
+        ------
+        InputError
+            If there is no such region, or the domain is an l_2 ball.
+        """
+        return facets_of(self.section(i), self._maps)
+
+    def vertices(self, i: int) -> np.ndarray:
+        """The vertices (n, k) of a region in the domain, in its coordinates.
+
+        Raises
+        ------
+        InputError
+            If there is no such region, or it is unbounded, round, or of too many dimensions.
+        """
+        return vertices_of(self.section(i))
+
+    def volume(self, i: int) -> Volume:
+        """The volume of a region in the domain, in its coordinates.
+
+        Raises
+        ------
+        InputError
+            If there is no such region, or it is unbounded.
+        """
+        return volume_of(self.section(i))
+
+    def decision_boundary(self, regions: Iterable[int] | None = None) -> list[DecisionPiece]:
+        """The decision boundary inside the domain, as polytopes of one dimension less.
+
+        Parameters
+        ----------
+        regions : iterable of int, optional
+            Only inside these; by default in all.
+
+        Returns
+        -------
+        list of DecisionPiece
+            By region; where the boundary runs along a shared facet, both regions list it.
+        """
+        pieces: list[DecisionPiece] = []
+        for i in range(len(self)) if regions is None else regions:
+            region = self.region(i)
+            errors = region.jacobian_error, region.value_error
+            logits = Logits.of(self.domain, (region.jacobian, region.offset), errors)
+            pieces += decision_pieces(i, self.section(i), logits)
+        return pieces
+
+    def statistics(self, sizes: bool = False) -> pd.DataFrame:
+        """One row per region: see `polytope.regions.statistics.region_table`.
+
+        Parameters
+        ----------
+        sizes : bool
+            Also `inradius` (l_2), `volume` and `volume_error` (of a Monte Carlo estimate),
+            NaN or infinite where a region is unbounded: some milliseconds for each region.
+        """
+        table = region_table(self.net, self.domain, self.found)
+        if sizes:
+            sections = (self.section(i) for i in range(len(self)))
+            table = table.join(size_table(sections))
+        return table
 
     def edge_statistics(self) -> pd.DataFrame:
         """One row per shared facet: see `polytope.regions.statistics.edge_table`."""
@@ -269,6 +351,10 @@ class RegionGraph:
             If the file cannot be written.
         """
         write_graphml(self.graph, path)
+
+    @cached_property
+    def _maps(self) -> ExactMaps:
+        return ExactMaps(self.net, self.domain)
 
     @cached_property
     def _adjacency(self) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,81 +14,28 @@ from polytope.errors import InputError
 from polytope.inputs import as_batch, as_norm
 from polytope.jacobians import layer_gradients
 from polytope.network.engine import Engine, LayerState
-from polytope.network.ir import Layer, Max, Shape
+from polytope.network.ir import Layer, Max
 from polytope.network.rounding import rounding_bounds
 from polytope.pattern import ActivationPattern
+from polytope.regions.domain import Domain, as_domain
+from polytope.regions.facets import Facets, facets_of
+from polytope.regions.section import Section
+from polytope.regions.volumes import Volume, vertices_of, volume_of
 from polytope.rows import NEGLIGIBLE, given_pieces, layer_rows
-from polytope.sets import Box, BoxLike, HPolytope, as_box
+from polytope.sets import Ball, Box, BoxLike, HPolytope, as_box
+from polytope.slices import Slice
+from polytope.units import RowUnits
 from solvers.norms import NormLike, dual_exponent
 from solvers.problem import LinearProgram
 from solvers.solution import Status
 from solvers.solve import solve
 
+#: What a domain can be given as; None stands for all inputs.
+DomainLike: TypeAlias = "Domain | Ball | HPolytope | Slice | BoxLike"
+
 #: Two rows coincide if their normalised coefficients differ by no more than this. Rounding
 #: leaves about 1e-15 times the depth; two trained units never come this close by chance.
 COINCIDENT = 1e-10
-
-
-@dataclass(frozen=True)
-class RowUnit:
-    """The unit behind one row.
-
-    Attributes
-    ----------
-    layer : int
-        Position of the layer in ``net.layers``.
-    name, kind : str
-        The layer's name in the source model, and its activation.
-    unit : int
-        Index of the unit in the flattened layer; `index` is the same in the layer's shape.
-    slot : int
-        The breakpoint, or for a maximum the candidate.
-    piece, beyond : int
-        The unit's piece in this region, and behind the row.
-    pair : tuple of int or None
-        For a maximum: flat positions (winner, competitor) among the layer's inputs.
-    """
-
-    layer: int
-    name: str
-    kind: str
-    unit: int
-    index: Shape
-    slot: int
-    piece: int
-    beyond: int
-    pair: tuple[int, int] | None
-
-
-@dataclass(frozen=True)
-class RowUnits:
-    """The units behind all rows of a region: arrays of one length, or one `RowUnit` by index."""
-
-    net: Engine
-    layer: np.ndarray
-    unit: np.ndarray
-    slot: np.ndarray
-    piece: np.ndarray
-    beyond: np.ndarray
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.layer)
-
-    def __getitem__(self, row: int) -> RowUnit:
-        """The unit behind one row."""
-        number, unit, slot = (int(a[row]) for a in (self.layer, self.unit, self.slot))
-        layer = self.net.layers[number]
-        node = self.net.graph.nodes[layer.node]
-        pair = None
-        if isinstance(node.op, Max):
-            table = self.net.graph.constants[node.op.index][unit]
-            pair = (int(table[int(self.piece[row])]), int(table[slot]))
-        index = tuple(int(i) for i in np.unravel_index(unit, node.shape or (1,)))
-        return RowUnit(
-            number, layer.name, layer.kind, unit, index, slot,
-            int(self.piece[row]), int(self.beyond[row]), pair,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -284,6 +232,72 @@ class Region:
         if limits is not None:
             center = np.clip(center, limits.low, limits.high)
         return ChebyshevCenter(center, float(((b - A @ center) / size).min()))
+
+    def section(self, domain: DomainLike = None) -> Section:
+        """The region met with a domain, as halfspaces over the domain's coordinates.
+
+        Parameters
+        ----------
+        domain : Box, pair (low, high), Ball, HPolytope, Slice, Domain or None (all inputs)
+
+        Raises
+        ------
+        InputError
+            If the domain does not fit the network.
+        """
+        units, net = self.units, self.units.net
+        where = domain if isinstance(domain, Domain) else as_domain(net, domain)
+        first = np.array([layer.first_row for layer in net.layers], dtype=np.int64)
+        slots = np.array([layer.slots for layer in net.layers], dtype=np.int64)
+        ids = first[units.layer] + units.unit * slots[units.layer] + units.slot
+        errors = self.normal_error, self.offset_error
+        try:
+            start = where.coordinates(self.point)
+        except InputError:
+            start = None
+        return Section.of(
+            net, where, self.pattern.pieces, ids, (self.A, self.b), errors, start
+        )  # fmt: skip
+
+    def facets(self, domain: DomainLike = None) -> Facets:
+        """The facets of the region in a domain, with a proof for every row (see `Facets`).
+
+        Raises
+        ------
+        InputError
+            If the region has no interior in the domain, or the domain is an l_2 ball.
+        """
+        return facets_of(self.section(domain))
+
+    def vertices(self, domain: DomainLike = None) -> np.ndarray:
+        """The vertices (n, k) in the domain's coordinates (the inputs, unless it has others).
+
+        Raises
+        ------
+        InputError
+            If the region is unbounded there, round, or of too many dimensions.
+        """
+        return vertices_of(self.section(domain))
+
+    def volume(self, domain: DomainLike = None) -> Volume:
+        """The volume in the domain's coordinates; an estimate with its error where need be.
+
+        Raises
+        ------
+        InputError
+            If the region is unbounded there, or has no interior in it.
+        """
+        return volume_of(self.section(domain))
+
+    def bounding_box(self, domain: DomainLike = None) -> Box:
+        """The least box, in the domain's coordinates, that holds the region (inf if none).
+
+        Raises
+        ------
+        InputError
+            If the region has no interior in the domain.
+        """
+        return Box(*self.section(domain).extent)
 
     def is_bounded(self) -> bool:
         """Whether the region (taken as non-empty) is bounded.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 import torch
@@ -11,6 +13,8 @@ from polytope.regions.complex import Complex
 from polytope.regions.domain import Domain
 from polytope.regions.flips import flipped_units, layer_of
 from polytope.regions.merging import blocks, linear_regions
+from polytope.regions.section import Section
+from polytope.regions.volumes import Volume, volume_of
 from polytope.rows import as_logits
 
 
@@ -37,6 +41,23 @@ def region_table(net: Engine, domain: Domain, found: Complex) -> pd.DataFrame:
     }
     columns |= {f"neighbors_layer_{layer}": counts[:, layer] for layer in range(counts.shape[1])}
     return pd.DataFrame(columns)
+
+
+def size_table(sections: Iterable[Section]) -> pd.DataFrame:
+    """Inradius (l_2) and volume of sections, in the domain's coordinates.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `inradius` (inf if balls of every size fit), `volume` (inf if unbounded) and
+        `volume_error` (one standard error of a Monte Carlo estimate, else 0).
+    """
+    rows = []
+    for section in sections:
+        bounded = section.domain.ball is not None or bool(np.isfinite(section.extent).all())
+        volume = volume_of(section) if bounded else Volume(np.inf, 0.0, True)
+        rows.append((section.largest_ball()[1], volume.value, volume.error))
+    return pd.DataFrame(rows, columns=["inradius", "volume", "volume_error"])
 
 
 def edge_table(net: Engine, domain: Domain, found: Complex) -> pd.DataFrame:
