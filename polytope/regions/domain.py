@@ -98,6 +98,8 @@ class Domain:
         """
         k = self.dimension
         low, high = np.full(k, -np.inf), np.full(k, np.inf)
+        if not len(self.A):
+            return low, high
         for axis, sign in itertools.product(range(k), (1.0, -1.0)):
             cost = np.zeros(k)
             cost[axis] = sign
@@ -113,7 +115,7 @@ class Domain:
         """Whether the domain is bounded."""
         if self.ball is not None:
             return True
-        return len(self.A) > 0 and bool(np.isfinite(np.concatenate(self.limits)).all())
+        return bool(np.isfinite(np.concatenate(self.limits)).all())
 
     def _solve(self, cost: np.ndarray):  # type: ignore[no-untyped-def]
         k = self.dimension

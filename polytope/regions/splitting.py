@@ -63,7 +63,6 @@ class Job:
     frame: Domain
     program: Program
     keys: np.ndarray
-    exact: ExactMaps
 
 
 class Walker:
@@ -71,6 +70,7 @@ class Walker:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self.exact = ExactMaps(job.net, job.frame)
         self.verdicts = 0
         k, units = job.frame.dimension, job.net.units
         values = len(job.program.base)
@@ -230,7 +230,7 @@ class Walker:
         used = [s for s in range(kernels.SLOTS) if int(stack.used[top]) >> s & 1]
         ids = [int(stack.slots[top, s]) for s in used]
         proper = [i for i in ids if i != INFINITY]
-        exact = job.exact.rows(pieces, [*proper, row])
+        exact = self.exact.rows(pieces, [*proper, row])
         rows = np.zeros((len(ids), k + 1), dtype=object)
         rows[[i != INFINITY for i in ids]] = exact[:-1]
         rows[[i == INFINITY for i in ids], k] = -1
@@ -291,7 +291,7 @@ def split_regions(
     TooManyFacets
     """
     start = start_cells(domain)
-    job = Job(net, start.frame, compile_program(net, domain), _keys(net), ExactMaps(net, start.frame))
+    job = Job(net, start.frame, compile_program(net, domain), _keys(net))
     walkers = [Walker(job) for _ in range(max(1, workers))]
     first = walkers[0]
     cells = _first_cells(first, start, domain)
@@ -312,7 +312,7 @@ def split_regions(
 def _first_cells(walker: Walker, start: Start, domain: Domain) -> list[Cell]:
     """The first cells, cut by the rows of the domain."""
     job = walker.job
-    units = unit_cells(job.program, job.exact, start.frame) if start.halved else None
+    units = unit_cells(job.program, walker.exact, start.frame) if start.halved else None
     cuts = start.cuts
     pieces = np.zeros(job.net.units, np.uint16)
     given = [(*cell, pieces) for cell in start.cells]

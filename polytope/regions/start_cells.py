@@ -85,7 +85,7 @@ def start_cells(domain: Domain) -> Start:
         both = [axis_rows.get((axis, side)) for side in (-1, 1)]
         if both == [None, None] or None in both:
             if limits is None:
-                limits = domain.limits if len(domain.A) else (np.full(k, -np.inf), np.full(k, np.inf))
+                limits = domain.limits
             low, high = limits[0][axis], limits[1][axis]
             wide = 1.0 + (high - low if np.isfinite(high - low) else 0.0)
             for place, (side, bound) in enumerate(((-1, low - wide), (1, high + wide))):

@@ -1,0 +1,341 @@
+"""Compiled: the rows of a region, its facets, and the patterns behind them.
+
+Everything that rounding leaves open is handed back: a region whose inside was not reached, a
+row that is neither proved a facet nor proved redundant, a facet behind which a unit's piece is
+not clear.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from polytope.regions.program import UNIT
+from polytope.regions.row_kernels import output_rows, slot_row, value_rows
+from polytope.regions.vertex_kernels import layer_of
+from solvers.simplex import FACET, UNDECIDED, facets_kernel
+
+#: What became of a region: expanded, or its inside was not reached in floats.
+EXPANDED, OPEN = 0, 1
+#: How a facet was found: proved, behind it another unit is unclear, its row is undecided.
+PROVED, UNCLEAR, UNKNOWN = 0, 1, 2
+
+
+class Region(NamedTuple):
+    """Rows ``A u <= b`` of one region, with errors (gradient, constant) and row ids."""
+
+    A: np.ndarray
+    b: np.ndarray
+    error: np.ndarray
+    ids: np.ndarray
+
+
+class Maps(NamedTuple):
+    """Maps of values and of unit outputs (see `row_kernels`)."""
+
+    rows: np.ndarray
+    errors: np.ndarray
+    out: np.ndarray
+    out_error: np.ndarray
+    out_size: np.ndarray
+    sums: np.ndarray
+    row: np.ndarray
+
+
+class Facets(NamedTuple):
+    """Facets found, until Python takes them (see `PROVED` and the rest for `kind`)."""
+
+    region: np.ndarray
+    row: np.ndarray
+    kind: np.ndarray
+    point: np.ndarray
+    pieces: np.ndarray
+
+
+class Tools(NamedTuple):
+    """Room for the compiled simplex method."""
+
+    ask: np.ndarray
+    verdict: np.ndarray
+    witness: np.ndarray
+    support: np.ndarray
+    stats: np.ndarray
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def region_rows(program, frame, net_rows, pieces, maps, region):  # type: ignore[no-untyped-def]
+    """Write the rows of a pattern, those of the domain last.
+
+    Returns
+    -------
+    (rows, whether some unit is identically zero)
+    """
+    k = program.base.shape[1] - 1
+    m = 0
+    vanishes = False
+    for layer in range(len(program.layers)):
+        value_rows(
+            program, layer, maps.out, maps.out_error, maps.out_size, maps.rows, maps.errors,
+            maps.sums,
+        )  # fmt: skip
+        first_unit, units = program.layers[layer, 2], program.layers[layer, 3]
+        slots, is_max = program.layers[layer, 4], program.layers[layer, 5]
+        for u in range(units):
+            piece = pieces[first_unit + u]
+            low, high = (0, slots) if is_max else (max(piece - 1, 0), min(piece + 1, slots))
+            for slot in range(low, high):
+                if is_max and slot == piece:
+                    continue
+                gradient_error, constant_error, present = slot_row(
+                    program, layer, u, slot, piece, maps.rows, maps.errors, maps.row
+                )
+                if present == 0:
+                    continue
+                sign = -1.0 if not is_max and slot < piece else 1.0
+                zero = gradient_error == 0.0 and constant_error == 0.0 and maps.row[k] == 0.0
+                for i in range(k):
+                    region.A[m, i] = sign * maps.row[i]
+                    zero = zero and maps.row[i] == 0.0
+                region.b[m] = -sign * maps.row[k]
+                region.error[m, 0], region.error[m, 1] = gradient_error, constant_error
+                region.ids[m] = program.layers[layer, 6] + u * slots + slot
+                vanishes = vanishes or zero
+                m += 1
+        output_rows(
+            program, layer, pieces, maps.rows, maps.errors, maps.out, maps.out_error, maps.out_size
+        )
+    for r in range(len(frame)):
+        for i in range(k):
+            region.A[m, i] = frame[r, i]
+        region.b[m] = -frame[r, k]
+        region.error[m, 0] = region.error[m, 1] = 0.0
+        region.ids[m] = net_rows + r
+        m += 1
+    return m, vanishes
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _slack(region, j, point):  # type: ignore[no-untyped-def]
+    """``b_j - a_j u`` and a bound on its error."""
+    k = region.A.shape[1]
+    total = region.b[j]
+    size, extent = abs(total), 0.0
+    for i in range(k):
+        term = region.A[j, i] * point[i]
+        total -= term
+        size += abs(term)
+        extent += abs(point[i])
+    band = region.error[j, 0] * extent + region.error[j, 1] + (k + 3) * UNIT * size
+    return total, 1.01 * band
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _inside(region, m, point):  # type: ignore[no-untyped-def]
+    """Whether a point is strictly inside all rows with a normal, beyond rounding."""
+    k = region.A.shape[1]
+    for j in range(m):
+        proper = region.error[j, 0] > 0.0
+        for i in range(k):
+            proper = proper or region.A[j, i] != 0.0
+        slack, band = _slack(region, j, point)
+        if slack <= band and (proper or slack < -band):
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _step_inside(region, m, seed, crossed, point):  # type: ignore[no-untyped-def]
+    """Go from a point of a facet into the region: whether the point found is surely inside."""
+    k = region.A.shape[1]
+    own = -1
+    for j in range(m):
+        if region.ids[j] == crossed:
+            own = j
+    if own < 0:
+        for i in range(k):
+            point[i] = seed[i]
+        return _inside(region, m, point)
+    length = size = 0.0
+    for i in range(k):
+        length += region.A[own, i] ** 2
+        size = max(size, abs(seed[i]))
+    length = np.sqrt(length)
+    if not length > 0.0:
+        return False
+    farthest = np.inf
+    for j in range(m):
+        if j == own:
+            continue
+        slope = 0.0
+        for i in range(k):
+            slope -= region.A[j, i] * region.A[own, i]
+        if slope > 0.0:
+            slack, _ = _slack(region, j, seed)
+            farthest = min(farthest, slack * length / slope)
+    step = 1.0 + size if farthest == np.inf else 0.5 * farthest
+    for i in range(k):
+        point[i] = seed[i] - step * region.A[own, i] / length
+    return _inside(region, m, point)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _behind(program, net_rows, pieces, row, region, at, point, maps, beyond):  # type: ignore[no-untyped-def]
+    """The pattern behind a facet where some unit is identically zero; False if not clear.
+
+    The point is on the facet up to an error that is counted; every unit but the facet's own has
+    to be clearly on one side there, or exactly zero behind the facet too.
+    """
+    k = program.base.shape[1] - 1
+    slack, band = _slack(region, at, point)
+    largest = extent = 0.0
+    for i in range(k):
+        largest = max(largest, abs(region.A[at, i]))
+        extent += abs(point[i])
+    if not largest > 0.0:
+        return False
+    shift = 2.0 * (abs(slack) + band) / largest
+    own_layer = layer_of(program, row)
+    for layer in range(len(program.layers)):
+        value_rows(
+            program, layer, maps.out, maps.out_error, maps.out_size, maps.rows, maps.errors,
+            maps.sums,
+        )  # fmt: skip
+        first_unit, units = program.layers[layer, 2], program.layers[layer, 3]
+        slots, is_max = program.layers[layer, 4], program.layers[layer, 5]
+        for u in range(units):
+            if layer == own_layer and u == (row - program.layers[layer, 6]) // slots:
+                continue
+            piece = pieces[first_unit + u]
+            found = 0
+            for slot in range(slots):
+                if is_max and slot == piece:
+                    continue
+                gradient_error, constant_error, present = slot_row(
+                    program, layer, u, slot, piece, maps.rows, maps.errors, maps.row
+                )
+                if present == 0:
+                    continue
+                value, size, length = maps.row[k], abs(maps.row[k]), 0.0
+                for i in range(k):
+                    term = maps.row[i] * point[i]
+                    value += term
+                    size += abs(term)
+                    length += abs(maps.row[i])
+                doubt = 1.01 * (
+                    gradient_error * extent + constant_error + (k + 3) * UNIT * size
+                    + (length + k * gradient_error) * shift
+                )  # fmt: skip
+                if abs(value) <= doubt and doubt > 0.0:
+                    return False
+                if is_max:
+                    # Another winner behind the facet, or a tie that an earlier one takes.
+                    if value > 0.0 or (value == 0.0 and slot < piece):
+                        return False
+                elif value > 0.0:
+                    found = slot + 1
+            if not is_max:
+                beyond[first_unit + u] = found
+        output_rows(
+            program, layer, beyond, maps.rows, maps.errors, maps.out, maps.out_error, maps.out_size
+        )
+    return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def expand(
+    program, frame, net_rows, patterns, seeds, crossed, begin, end, limits, maps, region, tools,
+    simplex, points, status, facets,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Find the facets of regions ``begin`` to ``end``.
+
+    Parameters
+    ----------
+    patterns : uint16 (n, units)
+    seeds : float64 (n, k)
+        A point of the facet that was crossed into the region, or an interior point.
+    crossed : int64 (n,)
+        The row that was crossed (-1: the seed is inside).
+    limits : float64 (2, k)
+        Bounds of the domain's coordinates, infinite if there are none.
+    points : float64 (n, k), written
+        An interior point of each region.
+    status : int64 (n,), written
+
+    Returns
+    -------
+    (facets written, regions done); fewer than asked for if the room for facets was used up
+    """
+    k = program.base.shape[1] - 1
+    count = 0
+    for q in range(begin, end):
+        pieces = patterns[q]
+        m, vanishes = region_rows(program, frame, net_rows, pieces, maps, region)
+        if count + m > len(facets.row):
+            return count, q
+        status[q] = EXPANDED
+        if not _step_inside(region, m, seeds[q], crossed[q], points[q]):
+            status[q] = OPEN
+            continue
+        reach = 0.0
+        for i in range(k):
+            reach = max(reach, limits[1, i] - points[q, i], points[q, i] - limits[0, i])
+        for j in range(m):
+            tools.ask[j] = region.ids[j] < net_rows
+        facets_kernel(
+            region.A[:m], region.b[:m], region.error[:m], points[q], reach, tools.ask[:m],
+            tools.verdict[:m], tools.witness[:m], tools.support[:m], simplex, tools.stats,
+        )  # fmt: skip
+        begun = count
+        for j in range(m):
+            if not tools.ask[j] or tools.verdict[j] not in (FACET, UNDECIDED):
+                continue
+            row = region.ids[j]
+            facets.region[count], facets.row[count] = q, row
+            for u in range(len(pieces)):
+                facets.pieces[count, u] = pieces[u]
+            if tools.verdict[j] == UNDECIDED:
+                facets.kind[count] = UNKNOWN
+                count += 1
+                continue
+            layer = layer_of(program, row)
+            slots = program.layers[layer, 4]
+            unit = program.layers[layer, 2] + (row - program.layers[layer, 6]) // slots
+            place = (row - program.layers[layer, 6]) % slots
+            if program.layers[layer, 5]:
+                facets.pieces[count, unit] = place
+            else:
+                facets.pieces[count, unit] = place + 1 if pieces[unit] <= place else place
+            for i in range(k):
+                facets.point[count, i] = tools.witness[j, i]
+            facets.kind[count] = PROVED
+            if vanishes and not _behind(
+                program, net_rows, pieces, row, region, j, facets.point[count], maps,
+                facets.pieces[count],
+            ):  # fmt: skip
+                facets.kind[count] = UNCLEAR
+            count += 1
+        _recenter(region, m, facets, begun, count, points[q], maps.row)
+    return count, end
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _recenter(region, m, facets, begin, end, point, middle):  # type: ignore[no-untyped-def]
+    """Move an interior point to the mean of the points on the facets, if that is inside."""
+    k = len(point)
+    number = 0
+    for i in range(k):
+        middle[i] = 0.0
+    for f in range(begin, end):
+        if facets.kind[f] != UNKNOWN:
+            number += 1
+            for i in range(k):
+                middle[i] += facets.point[f, i]
+    if number < 2:
+        return
+    for i in range(k):
+        middle[i] /= number
+    if _inside(region, m, middle):
+        for i in range(k):
+            point[i] = middle[i]
