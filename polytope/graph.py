@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 import pandas as pd
 import torch
@@ -28,6 +28,9 @@ from polytope.regions.merging import affine_regions, linear_regions
 from polytope.regions.section import Section
 from polytope.regions.statistics import edge_table, region_table, size_table
 from polytope.regions.volumes import Volume, vertices_of, volume_of
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 #: How far outside the domain a point may lie, relative to its size, and still be looked up:
 #: room for the rounding of its coordinates.
@@ -198,6 +201,8 @@ class RegionGraph:
         (a list of (layer, unit) whose pieces change) and `point`; the graph `network` (its
         hash), `dimension` and `complete`.
         """
+        import networkx as nx
+
         graph = nx.Graph(
             network=self.net.hash, dimension=self.domain.dimension, complete=self.complete
         )
