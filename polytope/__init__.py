@@ -29,7 +29,9 @@ from polytope.distances import (  # noqa: E402
     boundary_distance,
     decision_distance,
 )
+from polytope.enumeration import region_graph, resume  # noqa: E402
 from polytope.errors import PolytopeError  # noqa: E402
+from polytope.graph import RegionGraph  # noqa: E402
 from polytope.margins import (  # noqa: E402
     count_complete_regions,
     directional_margin,
@@ -54,6 +56,7 @@ __all__ = [
     "Network",
     "PolytopeError",
     "Region",
+    "RegionGraph",
     "Slice",
     "boundary_distance",
     "certify",
@@ -62,5 +65,7 @@ __all__ = [
     "decision_distance",
     "directional_margin",
     "load",
+    "region_graph",
+    "resume",
     "stability_intervals",
 ]

@@ -55,6 +55,8 @@ class RegionGraph:
         What an engine found.
     state : mapping of str to array, optional
         What the engine needs to go on from a partial result; kept in the file by `save`.
+    stopped : str
+        Why a search ended early: "max_regions", "time_limit", "interrupt"; "" if it did not.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class RegionGraph:
         domain: Domain,
         found: Complex,
         state: Mapping[str, np.ndarray] | None = None,
+        stopped: str = "",
     ) -> None:
         self.net = net
         self.domain = domain
         self.found = found
         self.state = dict(state or {})
+        self.stopped = stopped
 
     def __len__(self) -> int:
         """Number of regions."""

@@ -9,7 +9,7 @@ connected through facets.  What floats leave open is settled in integers, and co
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -47,7 +47,9 @@ class Walk:
     expanded : list of bool
     distance : list of float
         From the start, in coordinates (0 in a breadth-first walk).
-    edges : dict of (i, j), i < j, to (row as seen from i, point on the facet)
+    edges, edge_rows, edge_points : lists of arrays (n, 2), (n,), (n, k)
+        Regions i < j with a common facet, the row as seen from i, a point on the facet: written
+        when i was expanded, so j may still be waiting.
     verdicts : int
         Exact verdicts so far.
     """
@@ -58,7 +60,9 @@ class Walk:
     points: list[np.ndarray] = field(default_factory=list)
     expanded: list[bool] = field(default_factory=list)
     distance: list[float] = field(default_factory=list)
-    edges: dict[tuple[int, int], tuple[int, np.ndarray]] = field(default_factory=dict)
+    edges: list[np.ndarray] = field(default_factory=list)
+    edge_rows: list[np.ndarray] = field(default_factory=list)
+    edge_points: list[np.ndarray] = field(default_factory=list)
     verdicts: int = 0
 
     def add(self, pieces: np.ndarray, seed: np.ndarray, crossed: int, distance: float) -> int:
@@ -70,6 +74,31 @@ class Walk:
         self.expanded.append(False)
         self.distance.append(distance)
         return len(self.pieces) - 1
+
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it as arrays, for a file."""
+        k = self.seeds[0].size
+        return {
+            "pieces": np.array(self.pieces), "seeds": np.array(self.seeds),
+            "points": np.array(self.points), "crossed": np.array(self.crossed),
+            "expanded": np.array(self.expanded), "distance": np.array(self.distance),
+            "edges": np.concatenate([np.zeros((0, 2), np.int64), *self.edges]),
+            "edge_rows": np.concatenate([np.zeros(0, np.int64), *self.edge_rows]),
+            "edge_points": np.concatenate([np.zeros((0, k)), *self.edge_points]),
+            "verdicts": np.array(self.verdicts),
+        }  # fmt: skip
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Walk:
+        """The walk that `arrays` wrote."""
+        return cls(
+            pieces=list(arrays["pieces"].astype(np.uint16)), seeds=list(arrays["seeds"]),
+            crossed=arrays["crossed"].tolist(), points=list(arrays["points"]),
+            expanded=arrays["expanded"].tolist(), distance=arrays["distance"].tolist(),
+            edges=[arrays["edges"]], edge_rows=[arrays["edge_rows"]],
+            edge_points=[arrays["edge_points"]], verdicts=int(arrays["verdicts"]),
+        )  # fmt: skip
 
 
 #: A facet of an expanded region: (region, row, pattern behind it, point on it).
@@ -139,17 +168,23 @@ class Crosser:
                 return False
             room = size if max_regions is None else min(size, max_regions - done)
             batch = [heapq.heappop(waiting)[1] for _ in range(min(room, len(waiting)))]
+            pairs, rows, points = [], [], []
             for region, row, pieces, point in self._expand(walk, batch):
                 key = pieces.tobytes()
                 known = index.get(key)
                 if known is None:
-                    distance = self.sections.distance(self.start, pieces) if self.nearest_first else 0.0
+                    near = self.nearest_first
+                    distance = self.sections.distance(self.start, pieces) if near else 0.0
                     known = index[key] = walk.add(pieces, point, row, distance)
                     heapq.heappush(waiting, (distance, known))
                 if region < known:
-                    walk.edges[region, known] = (row, point)
-                else:
-                    walk.edges.setdefault((known, region), (-1, point))
+                    pairs.append((region, known))
+                    rows.append(row)
+                    points.append(point)
+            if pairs:
+                walk.edges.append(np.array(pairs, dtype=np.int64))
+                walk.edge_rows.append(np.array(rows, dtype=np.int64))
+                walk.edge_points.append(np.array(points))
             done += len(batch)
         return True
 
@@ -260,15 +295,17 @@ class Crosser:
         number = np.full(len(walk.pieces), -1)
         number[keep] = np.arange(len(keep))
         k = self.domain.dimension
-        pairs = [pair for pair in walk.edges if number[pair[0]] >= 0 and number[pair[1]] >= 0]
+        arrays = walk.arrays()
+        edges = number[arrays["edges"]]
+        both = (edges >= 0).all(axis=1)
         narrow = not self.net.layout or max(count for _, count in self.net.layout) <= 256
         pieces = np.array([walk.pieces[i] for i in keep]).reshape(len(keep), self.net.units)
         return Complex(
             pieces=pieces.astype(np.uint8 if narrow else np.uint16),
             points=np.array([walk.points[i] for i in keep]).reshape(-1, k),
-            edges=number[np.array(pairs, dtype=np.int64).reshape(-1, 2)],
-            edge_points=np.array([walk.edges[pair][1] for pair in pairs]).reshape(-1, k),
-            edge_rows=np.array([walk.edges[pair][0] for pair in pairs], dtype=np.int64),
+            edges=edges[both],
+            edge_points=arrays["edge_points"][both],
+            edge_rows=arrays["edge_rows"][both],
             complete=complete,
             exact_verdicts=walk.verdicts + self.sections.verdicts,
         )

@@ -19,11 +19,14 @@ from polytope.network.engine import Engine
 from polytope.sets import Ball, Box, BoxLike, HPolytope, as_box
 from polytope.slices import Slice
 from solvers.problem import LinearProgram
-from solvers.solution import Status
+from solvers.solution import Solution, Status
 from solvers.solve import solve
 
 #: An l_1 ball has 2^k facets; above this dimension they are refused.
 L1_DIMENSION = 12
+#: A set less deep than this (relative to its offsets) is taken to have no interior: a linear
+#: program in floats cannot tell.
+NARROW = 1e-9
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,13 @@ class Domain:
         return np.asarray(inside)
 
     @cached_property
+    def inside(self) -> np.ndarray:
+        """Coordinates (k,) of a point well inside; for an unbounded domain of one in it."""
+        if self.ball is not None:
+            return self.ball[0]
+        return _deepest(self.A, self.b, self.dimension)[0]
+
+    @cached_property
     def limits(self) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds (k,) of every coordinate over the halfspaces (inf if none).
 
@@ -117,12 +127,16 @@ class Domain:
             return True
         return bool(np.isfinite(np.concatenate(self.limits)).all())
 
-    def _solve(self, cost: np.ndarray):  # type: ignore[no-untyped-def]
+    def _solve(self, cost: np.ndarray) -> Solution:
         k = self.dimension
-        return solve(LinearProgram(
-            c=cost, A=self.A, row_lower=np.full(len(self.A), -np.inf), row_upper=self.b,
-            lower=np.full(k, -np.inf), upper=np.full(k, np.inf),
-        ))  # fmt: skip
+        free = np.full(k, np.inf)
+        return solve(
+            LinearProgram(
+                c=cost, A=self.A, row_lower=np.full(len(self.A), -np.inf), row_upper=self.b,
+                lower=-free, upper=free,
+            ),
+            backend="highs",
+        )  # fmt: skip
 
 
 def as_domain(net: Engine, domain: Box | Ball | HPolytope | Slice | BoxLike) -> Domain:
@@ -237,27 +251,47 @@ def _with_interior(domain: Domain) -> Domain:
     InputError
         If it is empty or has no interior.
     """
-    sizes = np.linalg.norm(domain.A, axis=1)
-    zero = sizes == 0
+    zero = ~domain.A.any(axis=1)
     if (domain.b[zero] < 0).any():
         raise InputError("domain: a row 0 z <= b with b < 0 cannot hold: the set is empty")
-    A, b = domain.A[~zero] / sizes[~zero, None], domain.b[~zero] / sizes[~zero]
-    if not len(A):
-        return domain
-    k = domain.dimension
-    cost = np.zeros(k + 1)
-    cost[-1] = -1.0
-    solution = solve(LinearProgram(
-        c=cost, A=np.column_stack([A, np.ones(len(A))]), row_lower=np.full(len(A), -np.inf),
-        row_upper=b, lower=np.append(np.full(k, -np.inf), -np.inf), upper=np.append(np.full(k, np.inf), 1.0),
-    ))  # fmt: skip
-    deepest = solution.x[-1] if solution.x is not None else -np.inf
-    scale = 1 + np.abs(b).max()
-    if deepest < -1e-9 * scale:
+    _, depth = _deepest(domain.A, domain.b, domain.dimension)
+    scale = 1 + np.abs(domain.b).max(initial=0.0)
+    if depth < -NARROW * scale:
         raise InputError("domain: the set is empty; check the signs of A z <= b")
-    if deepest <= 1e-9 * scale:
+    if depth <= NARROW * scale:
         raise InputError(
             "domain: the set has no interior (it lies in a hyperplane, within rounding), so it "
-            "meets regions in no full dimension; widen it, or use a Slice for a lower-dimensional one"
+            "holds no region of full dimension; widen it, or use a Slice to go down a dimension"
         )
     return domain
+
+
+def _deepest(A: np.ndarray, b: np.ndarray, k: int) -> tuple[np.ndarray, float]:
+    """A point (k,) of {A u <= b} far from its sides, and how far it is from the nearest.
+
+    Distances beyond 1 count as 1, so that the point exists in unbounded sets too; the distance
+    is negative where no point is inside.
+    """
+    sizes = np.linalg.norm(A, axis=1)
+    proper = sizes > 0
+    if not proper.any():
+        return np.zeros(k), 1.0
+    A, b = A[proper] / sizes[proper, None], b[proper] / sizes[proper]
+    cost = np.zeros(k + 1)
+    cost[-1] = -1.0
+    free = np.full(k, np.inf)
+    solution = solve(
+        LinearProgram(
+            c=cost, A=np.column_stack([A, np.ones(len(A))]),
+            row_lower=np.full(len(A), -np.inf), row_upper=b,
+            lower=np.append(-free, -np.inf), upper=np.append(free, 1.0),
+        ),
+        backend="highs",
+    )  # fmt: skip
+    if solution.x is None:
+        raise InputError(
+            f"domain: the linear program for a point inside ended as {solution.status}; rescale "
+            "A and b, or give the set as a Box"
+        )
+    point = solution.x[:-1]
+    return point, float((b - A @ point).min())

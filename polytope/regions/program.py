@@ -236,7 +236,7 @@ def _push(net: Engine, source: int, columns: np.ndarray, unit: bool):  # type: i
 
 def _push_constants(net: Engine, origin: np.ndarray):  # type: ignore[no-untyped-def]
     """Push the origin and all biases, with the units' outputs taken as 0."""
-    start = torch.as_tensor(origin, dtype=torch.float64).reshape(1, *net.input_shape)
+    start = torch.tensor(origin, dtype=torch.float64).reshape(1, *net.input_shape)
     here = {0: _Block(start, start.abs(), 0, True, not origin.any())}
     for layer in net.layers:
         zero = torch.zeros(1, *net.graph.nodes[layer.node].shape, dtype=torch.float64)

@@ -11,8 +11,8 @@ those whose facets are the same set, recognised by their centers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +29,10 @@ from polytope.regions.start_cells import INFINITY, Cell, Start, start_cells, uni
 
 #: Regions that one worker finds alone before the rest is divided: below it threads do not pay.
 ALONE = 1024
-#: Cells that the rest is divided into, for each worker.
-ROOTS = 64
+#: Cells that the rest is divided into: enough for the workers to end together.
+CELLS = 128
+#: Seconds between two looks of the calling thread.
+LOOK_SECONDS = 0.2
 #: Units by which a cell is split on when the rest is divided.
 DIVIDE_UNITS = 4
 #: Regions that a walk hands over at a time.
@@ -271,10 +273,12 @@ def _found(room: int, k: int, units: int) -> kernels.Found:
     )  # fmt: skip
 
 
-def split_regions(
-    net: Engine, domain: Domain, workers: int = 1, halt: Callable[[], bool] = lambda: False
-) -> Complex:
-    """All regions of a domain without an l_2 ball.
+class Splitter:
+    """The engine on one network and domain (without an l_2 ball).
+
+    The first regions are found by one thread; what is then left is divided into cells, always
+    the same ones, that are finished one by one in any order: a search is resumed by naming the
+    finished cells and what was in them.
 
     Parameters
     ----------
@@ -283,30 +287,124 @@ def split_regions(
         Of low dimension: cells in k dimensions have at least 2^(k/2) vertices.
     workers : int
         Threads.
-    halt : callable
-        Asked now and then; True ends the search with what was found.
+
+    Attributes
+    ----------
+    finished : dict of int to list of Pieces
+        What the finished cells held; -1 is the part that was found first.
 
     Raises
     ------
     TooManyFacets
+        In `begin` and `run`.
     """
-    start = start_cells(domain)
-    job = Job(net, start.frame, compile_program(net, domain), _keys(net))
-    walkers = [Walker(job) for _ in range(max(1, workers))]
-    first = walkers[0]
-    cells = _first_cells(first, start, domain)
-    end = (len(net.layers) + 1, 0)
-    taken: list[Pieces] = []
-    while cells and not halt() and sum(len(part.keys) for part in taken) < ALONE:
-        pieces, left = first.run(cells.pop(), end, halt, ALONE)
-        taken += pieces
-        cells += left
-    cells = _divided(first, cells, ROOTS * len(walkers), taken)
-    results = _run_all(walkers, cells, end, halt)
-    for pieces, left in results:
-        taken += pieces
-    complete = all(not left for _, left in results)
-    return _joined(taken, net, complete, sum(w.verdicts for w in walkers))
+
+    def __init__(self, net: Engine, domain: Domain, workers: int) -> None:
+        start = start_cells(domain)
+        self.net, self.domain = net, domain
+        job = Job(net, start.frame, compile_program(net, domain), _keys(net))
+        self._walkers = [Walker(job) for _ in range(max(1, workers))]
+        self._start = start
+        self._cells: list[Cell] = []
+        self._unfinished: list[Pieces] = []
+        self.finished: dict[int, list[Pieces]] = {}
+
+    @property
+    def regions(self) -> int:
+        """Regions found so far, those of start cells counted apart."""
+        parts = [part for parts in list(self.finished.values()) for part in parts]
+        return sum(len(part.keys) for part in parts)
+
+    @property
+    def verdicts(self) -> int:
+        """Exact verdicts so far."""
+        return sum(walker.verdicts for walker in self._walkers)
+
+    def begin(self, halt: Callable[[], bool]) -> bool:
+        """Find the first regions, and divide the rest; False if it was halted before the end."""
+        first = self._walkers[0]
+        cells = _first_cells(first, self._start, self.domain)
+        end = (len(self.net.layers) + 1, 0)
+        taken: list[Pieces] = []
+        while cells and sum(len(part.keys) for part in taken) < ALONE:
+            pieces, left = first.run(cells.pop(), end, halt, ALONE)
+            taken += pieces
+            cells += left
+            if left and halt():
+                self._unfinished = taken
+                return False
+        self._cells = _divided(first, cells, CELLS, taken)
+        self.finished[-1] = taken
+        return True
+
+    def run(self, halt: Callable[[], bool], look: Callable[[], None]) -> bool:
+        """Finish the cells; True when all are.
+
+        Parameters
+        ----------
+        halt : callable
+            Asked by the threads; True ends the search with what was found.
+        look : callable
+            Called now and then by the calling thread.
+        """
+        end = (len(self.net.layers) + 1, 0)
+        turn = iter([i for i in range(len(self._cells)) if i not in self.finished])
+        lock = threading.Lock()
+
+        def work(walker: Walker) -> None:
+            while not halt():
+                with lock:
+                    i = next(turn, None)
+                if i is None:
+                    return
+                pieces, left = walker.run(self._cells[i], end, halt)
+                if left:
+                    self._unfinished += pieces
+                else:
+                    self.finished[i] = pieces
+
+        with ThreadPoolExecutor(len(self._walkers)) as pool:
+            threads = [pool.submit(work, walker) for walker in self._walkers]
+            while wait(threads, LOOK_SECONDS).not_done:
+                look()
+            for thread in threads:
+                thread.result()
+        return len(self.finished) == len(self._cells) + 1
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The finished cells as arrays, for a file."""
+        finished = dict(self.finished)
+        numbers = sorted(finished)
+        parts = [_whole(finished[i]) for i in numbers]
+        return {
+            "cells": np.array(numbers, dtype=np.int64),
+            "regions": np.array([len(part.keys) for part in parts], dtype=np.int64),
+            "facets": np.array([len(part.facet_row) for part in parts], dtype=np.int64),
+            "verdicts": np.array(self.verdicts),
+            **{
+                name: np.concatenate([getattr(part, name) for part in parts])
+                for name in Pieces.__dataclass_fields__
+            },
+        }
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take the finished cells that `arrays` wrote (after `begin`)."""
+        regions = np.cumsum([0, *arrays["regions"]])
+        facets = np.cumsum([0, *arrays["facets"]])
+        for number, cell in enumerate(arrays["cells"].tolist()):
+            self.finished[cell] = [Pieces(**{
+                name: arrays[name][
+                    slice(facets[number], facets[number + 1]) if name.startswith("facet")
+                    else slice(regions[number], regions[number + 1])
+                ]
+                for name in Pieces.__dataclass_fields__
+            })]  # fmt: skip
+
+    def complex(self, complete: bool, verdicts: int) -> Complex:
+        """What was found, in the order of the cells."""
+        finished = dict(self.finished)
+        taken = [part for i in sorted(finished) for part in finished[i]]
+        return _joined(taken + (self._unfinished if not complete else []), self.net, complete, verdicts)
 
 
 def _first_cells(walker: Walker, start: Start, domain: Domain) -> list[Cell]:
@@ -361,52 +459,37 @@ def _divided(walker: Walker, cells: list[Cell], number: int, taken: list[Pieces]
     return cells
 
 
-def _run_all(
-    walkers: list[Walker], cells: list[Cell], end: tuple[int, int], halt: Callable[[], bool]
-) -> list[tuple[list[Pieces], list[Cell]]]:
-    """Split all cells by several threads; results in the order of the cells."""
-    results: list[tuple[list[Pieces], list[Cell]]] = [([], [cell]) for cell in cells]
-    turn = iter(range(len(cells)))
-    lock = threading.Lock()
-
-    def work(walker: Walker) -> None:
-        while not halt():
-            with lock:
-                i = next(turn, None)
-            if i is None:
-                return
-            results[i] = walker.run(cells[i], end, halt)
-
-    if len(walkers) == 1:
-        work(walkers[0])
-    else:
-        with ThreadPoolExecutor(len(walkers)) as pool:
-            list(pool.map(work, walkers))
-    return results
-
-
-def _joined(taken: Sequence[Pieces], net: Engine, complete: bool, verdicts: int) -> Complex:
-    """The complex of all parts."""
+def _whole(taken: Sequence[Pieces]) -> Pieces:
+    """Several parts as one."""
     counts = np.cumsum([0, *(len(part.keys) for part in taken)])
     whole = {
         name: np.concatenate([getattr(part, name) for part in taken])
         for name in Pieces.__dataclass_fields__
     }
-    region = whole["facet_region"] + np.repeat(counts[:-1], [len(p.facet_row) for p in taken])
+    whole["facet_region"] += np.repeat(counts[:-1], [len(p.facet_row) for p in taken])
+    return Pieces(**whole)
+
+
+def _joined(taken: Sequence[Pieces], net: Engine, complete: bool, verdicts: int) -> Complex:
+    """The complex of all parts."""
+    whole = _whole(taken)
     # A pattern met in several start cells is one region.
-    keys, first, number = np.unique(whole["keys"], return_index=True, return_inverse=True)
+    keys, first, number = np.unique(whole.keys, return_index=True, return_inverse=True)
     order = np.argsort(first, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     first = first[order]
-    pieces = whole["pieces"][first]
+    pieces = whole.pieces[first]
     if len(net.layout) and max(p for _, p in net.layout) <= 256:
         pieces = pieces.astype(np.uint8)
     matched = match_facets(
         pieces, keys[order],
-        Facets(rank[number][region], whole["facet_row"], whole["facet_key"], whole["facet_point"], whole["facet_plain"]),
+        Facets(
+            rank[number][whole.facet_region], whole.facet_row, whole.facet_key, whole.facet_point,
+            whole.facet_plain,
+        ),
     )  # fmt: skip
     return Complex(
-        pieces, whole["points"][first], matched.edges, matched.points, matched.rows,
+        pieces, whole.points[first], matched.edges, matched.points, matched.rows,
         complete, verdicts,
     )  # fmt: skip
