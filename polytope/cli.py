@@ -35,16 +35,6 @@ from polytope.robustness.theorem import certify
 from polytope.sets import as_box
 from polytope.tables import check_table_path, check_writable, write_file, write_table
 
-OK, FAILED, BAD_USE, INTERRUPTED = 0, 1, 2, 130
-EXIT_CODES = """\
-exit codes:
-  0    done
-  1    the run failed
-  2    a mistake in the command, or an unusable model, data or output file
-  130  stopped by Ctrl-C; the rows finished so far are shown and saved
-"""
-
-
 class _Parser(argparse.ArgumentParser):
     """Reports a mistake in one line."""
 
@@ -136,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         help="divide the points by S; needed for whole numbers (pixels: 255)",
     )  # fmt: skip
     own.add_argument(
-        "--input-shape", metavar="N,N,...", type=_shape,
+        "--input-shape", metavar="N,N,...", type=read_shape,
         help="shape of one input, such as 1,28,28, if the model leaves it open",
     )  # fmt: skip
     own.add_argument(
@@ -155,15 +145,15 @@ def _parser() -> argparse.ArgumentParser:
 def _add_search(parser: argparse.ArgumentParser, regions: int) -> None:
     """The options that both commands have."""
     parser.add_argument(
-        "--norm", metavar="P", type=_norm, default=2.0, help="1, 2, inf or any P >= 1 (default: 2)"
+        "--norm", metavar="P", type=read_norm, default=2.0, help="1, 2, inf or any P >= 1 (default: 2)"
     )
     parser.add_argument(
-        "--max-regions", "--regions", metavar="N", type=_count, default=regions,
+        "--max-regions", "--regions", metavar="N", type=read_count, default=regions,
         help="linear regions to explore for each point; 1 is the theorem on the point's own "
         f"region (default: {regions})",
     )  # fmt: skip
     parser.add_argument(
-        "--rows", metavar="A:B", type=_rows, default=slice(None),
+        "--rows", metavar="A:B", type=read_rows, default=slice(None),
         help="only the rows from A to B - 1, or one row (default: all)",
     )  # fmt: skip
 
@@ -207,7 +197,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _certify(arguments: argparse.Namespace) -> int:
     """``polytope certify``."""
     target = None if arguments.out is None else check_table_path(arguments.out)
-    net = _read_model(arguments.model, arguments.input_shape)
+    net = read_model(arguments.model, arguments.input_shape)
     box = None if arguments.box is None else (arguments.box[0], arguments.box[1])
     as_box(box, net.input_size)
     X, y = load_points(arguments.data, arguments.scale)
@@ -238,64 +228,6 @@ def _finish(result: Certificates, unfinished: int) -> int:
         "their bounds hold, but can be improved"
     )
     return INTERRUPTED
-
-
-def _read_model(path: str, shape: tuple[int, ...] | None) -> Network:
-    """Compile a model; its notices go to stderr, one line each."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", Notice)
-        net = compile(path, shape)
-    for warning in caught:
-        if issubclass(warning.category, Notice):
-            say(f"polytope: note: {warning.message}")
-    return net
-
-
-def _argument(kind: str) -> Callable[[Callable[[str], object]], Callable[[str], object]]:
-    """A reader of one option, whose failures argparse reports with what was expected."""
-
-    def wrap(read: Callable[[str], object]) -> Callable[[str], object]:
-        def reader(text: str) -> object:
-            try:
-                return read(text)
-            except ValueError as error:
-                raise argparse.ArgumentTypeError(f"got {text!r}, expected {kind}") from error
-
-        return reader
-
-    return wrap
-
-
-@_argument("1, 2, inf or another number of at least 1")
-def _norm(text: str) -> float:
-    return as_norm(text)
-
-
-@_argument("a whole number of at least 1")
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-@_argument("rows as A:B (0:20) or one row (7)")
-def _rows(text: str) -> slice:
-    if ":" not in text:
-        row = int(text)
-        return slice(row, row + 1 if row != -1 else None)
-    parts = [int(part) if part else None for part in text.split(":")]
-    if len(parts) > 3 or 0 in parts[2:]:
-        raise ValueError
-    return slice(*parts)
-
-
-@_argument("positive whole numbers as in 1,28,28")
-def _shape(text: str) -> tuple[int, ...]:
-    sizes = tuple(int(part) for part in text.split(","))
-    if min(sizes) < 1:
-        raise ValueError
-    return sizes
 
 
 def _one_line(error: Exception) -> str:

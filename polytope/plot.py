@@ -109,7 +109,7 @@ def plot_slice(
     outline = np.array([[u[0], v[0]], [u[-1], v[0]], [u[-1], v[-1]], [u[0], v[-1]]])
     inside = outline if limits is None else plane.clip(outline, limits)
 
-    figure = _figure(11.0, 8.0)
+    figure = new_figure(11.0, 8.0)
     grid = figure.add_gridspec(
         4, 2, width_ratios=[4.2, 1], height_ratios=[1, 1, 1, 1.35], left=0.065, right=0.985,
         bottom=0.09, top=0.9, wspace=0.04, hspace=0.42,
@@ -171,7 +171,7 @@ def plot_certificates(results: Mapping[object, Certificates], title: str | None 
     """
     if not results:
         raise InputError("plot_certificates: expected one result or more, got none")
-    figure = _figure(4.2 * len(results) + 0.6, 4.2)
+    figure = new_figure(4.2 * len(results) + 0.6, 4.2)
     for k, (norm, result) in enumerate(results.items()):
         axes = figure.add_subplot(1, len(results), k + 1)
         order = np.lexsort((result.lower, np.where(result.exact, result.upper, result.lower)))
@@ -204,7 +204,7 @@ def plot_certificates(results: Mapping[object, Certificates], title: str | None 
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure that draws without a window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

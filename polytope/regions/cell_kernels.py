@@ -11,9 +11,9 @@ share leave one dimension; in a degenerate cell, if no third one lies on all of 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from polytope.regions.program import SLACK, UNIT
+from solvers.compiled import kernel
 
 #: Facets that a cell may have: the bits of a word.
 SLOTS = 64
@@ -21,8 +21,8 @@ ONE = np.uint64(1)
 NONE = np.uint64(0)
 
 
-@njit(cache=True, nogil=True, inline="always", _nrt=False)
-def bits(word):  # type: ignore[no-untyped-def]
+@kernel
+def bits(word):
     """Number of bits set."""
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
     word = (word & np.uint64(0x3333333333333333)) + (
@@ -32,8 +32,8 @@ def bits(word):  # type: ignore[no-untyped-def]
     return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def band_of(row, gradient_error, constant_error):  # type: ignore[no-untyped-def]
+@kernel
+def band_of(row, gradient_error, constant_error):
     """How rounding blurs a row: the band at a point is ``a * error + b * extent + c * w``."""
     k = len(row) - 1
     length = largest = 0.0
@@ -47,8 +47,8 @@ def band_of(row, gradient_error, constant_error):  # type: ignore[no-untyped-def
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def classify(row, gradient_error, constant_error, points, count, values, bands, signs):  # type: ignore[no-untyped-def]
+@kernel
+def classify(row, gradient_error, constant_error, points, count, values, bands, signs):
     """The side of a row on which each extreme point lies: 1, -1, 0 (exactly on it) or 2 (open).
 
     Parameters
@@ -89,8 +89,8 @@ def classify(row, gradient_error, constant_error, points, count, values, bands, 
     return above, below, on, open_
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def extent_of(points, v, k):  # type: ignore[no-untyped-def]
+@kernel
+def extent_of(points, v, k):
     """Sum of the absolute coordinates, rounded up."""
     extent = 0.0
     for i in range(k):
@@ -98,8 +98,8 @@ def extent_of(points, v, k):  # type: ignore[no-untyped-def]
     return extent * (1.0 + (k + 1) * 2 * UNIT)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _between(points, a, b, values, bands, new, at):  # type: ignore[no-untyped-def]
+@kernel
+def _between(points, a, b, values, bands, new, at):
     """The extreme point where an edge (or the plane of two rays) meets the row's zero."""
     k = points.shape[1] - 3
     high, low = abs(values[a]), abs(values[b])
@@ -121,10 +121,7 @@ def _between(points, a, b, values, bands, new, at):  # type: ignore[no-untyped-d
             size = max(size, abs(new[at, i]))
         error = SLACK * (error + off) + 4 * UNIT * (size + apart)
         if wa == 0.0:
-            if size <= 4.0 * error:
-                error = np.inf
-            else:
-                error = 4.0 * error / size
+            error = np.inf if size <= 4.0 * error else 4.0 * error / size
             for i in range(k):
                 new[at, i] /= max(size, 1e-300)
         new[at, k], new[at, k + 1] = wa, error
@@ -149,8 +146,8 @@ def _between(points, a, b, values, bands, new, at):  # type: ignore[no-untyped-d
     new[at, k + 2] = extent_of(new, at, k)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def new_points(points, masks, count, values, bands, signs, fresh, fresh_masks):  # type: ignore[no-untyped-def]
+@kernel
+def new_points(points, masks, count, values, bands, signs, fresh, fresh_masks):
     """The extreme points on the edges that change sides: their number (-1: no room)."""
     k = points.shape[1] - 3
     found = 0
@@ -181,10 +178,10 @@ def new_points(points, masks, count, values, bands, signs, fresh, fresh_masks): 
     return found
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+@kernel
 def take_side(
     side, slot, points, masks, count, signs, fresh, fresh_masks, found, to_points, to_masks
-):  # type: ignore[no-untyped-def]
+):
     """Write one side of a cut (in place is allowed); the number of its extreme points."""
     bit = ONE << np.uint64(slot)
     width = points.shape[1]
@@ -204,8 +201,8 @@ def take_side(
     return kept
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def drop_slots(masks, count, used, k):  # type: ignore[no-untyped-def]
+@kernel
+def drop_slots(masks, count, used, k):
     """Forget the facets that too few extreme points are left on; the slots still in use."""
     keep = NONE
     left = used
@@ -228,8 +225,8 @@ def drop_slots(masks, count, used, k):  # type: ignore[no-untyped-def]
     return keep
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def faces_within(masks, count, used, signs):  # type: ignore[no-untyped-def]
+@kernel
+def faces_within(masks, count, used, signs):
     """The facets all of whose extreme points lie on the row: it coincides with them."""
     outside = NONE
     for v in range(count):
@@ -238,8 +235,8 @@ def faces_within(masks, count, used, signs):  # type: ignore[no-untyped-def]
     return used & ~outside
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def facet_kind(masks, count, used, slot):  # type: ignore[no-untyped-def]
+@kernel
+def facet_kind(masks, count, used, slot):
     """Whether a slot is a facet: 0 no, 1 yes, 2 yes but another slot is the same facet.
 
     Of several slots for one facet the first is the one that counts.

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from polytope.regions.program import UNIT
+from polytope.regions.program import UNIT, Program
 from polytope.regions.row_kernels import output_rows, slot_row, value_rows
 from polytope.regions.vertex_kernels import layer_of
+from solvers.compiled import kernel
 from solvers.simplex import FACET, UNDECIDED, facets_kernel
 
 #: What became of a region: expanded, or its inside was not reached in floats.
@@ -64,8 +64,8 @@ class Tools(NamedTuple):
     stats: np.ndarray
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def region_rows(program, frame, net_rows, pieces, maps, region):  # type: ignore[no-untyped-def]
+@kernel
+def region_rows(program, frame, net_rows, pieces, maps, region):
     """Write the rows of a pattern, those of the domain last.
 
     Returns
@@ -116,8 +116,8 @@ def region_rows(program, frame, net_rows, pieces, maps, region):  # type: ignore
     return m, vanishes
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _slack(region, j, point):  # type: ignore[no-untyped-def]
+@kernel
+def _slack(region, j, point):
     """``b_j - a_j u`` and a bound on its error."""
     k = region.A.shape[1]
     total = region.b[j]
@@ -131,8 +131,8 @@ def _slack(region, j, point):  # type: ignore[no-untyped-def]
     return total, 1.01 * band
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _inside(region, m, point):  # type: ignore[no-untyped-def]
+@kernel
+def _inside(region, m, point):
     """Whether a point is strictly inside all rows with a normal, beyond rounding."""
     k = region.A.shape[1]
     for j in range(m):
@@ -145,8 +145,8 @@ def _inside(region, m, point):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _step_inside(region, m, seed, crossed, point):  # type: ignore[no-untyped-def]
+@kernel
+def _step_inside(region, m, seed, crossed, point):
     """Go from a point of a facet into the region: whether the point found is surely inside."""
     k = region.A.shape[1]
     own = -1
@@ -180,8 +180,8 @@ def _step_inside(region, m, seed, crossed, point):  # type: ignore[no-untyped-de
     return _inside(region, m, point)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _behind(program, net_rows, pieces, row, region, at, point, maps, beyond):  # type: ignore[no-untyped-def]
+@kernel
+def _behind(program, pieces, row, region, at, point, maps, beyond):
     """The pattern behind a facet where some unit is identically zero; False if not clear.
 
     The point is on the facet up to an error that is counted; every unit but the facet's own has
@@ -243,11 +243,12 @@ def _behind(program, net_rows, pieces, row, region, at, point, maps, beyond):  #
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def expand(
-    program, frame, net_rows, patterns, seeds, crossed, begin, end, limits, maps, region, tools,
-    simplex, points, status, facets,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+    program: Program, frame: np.ndarray, net_rows: int, patterns: np.ndarray, seeds: np.ndarray,
+    crossed: np.ndarray, begin: int, end: int, limits: np.ndarray, maps: Maps, region: Region,
+    tools: Tools, simplex: Work, points: np.ndarray, status: np.ndarray, facets: Facets,
+) -> tuple[int, int]:  # fmt: skip
     """Find the facets of regions ``begin`` to ``end``.
 
     Parameters
@@ -311,7 +312,7 @@ def expand(
                 facets.point[count, i] = tools.witness[j, i]
             facets.kind[count] = PROVED
             if vanishes and not _behind(
-                program, net_rows, pieces, row, region, j, facets.point[count], maps,
+                program, pieces, row, region, j, facets.point[count], maps,
                 facets.pieces[count],
             ):  # fmt: skip
                 facets.kind[count] = UNCLEAR
@@ -320,8 +321,8 @@ def expand(
     return count, end
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _recenter(region, m, facets, begin, end, point, middle):  # type: ignore[no-untyped-def]
+@kernel
+def _recenter(region, m, facets, begin, end, point, middle):
     """Move an interior point to the mean of the points on the facets, if that is inside."""
     k = len(point)
     number = 0

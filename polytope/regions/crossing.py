@@ -20,17 +20,14 @@ from polytope.network.exact_ops import ExactArray
 from polytope.regions import cross_kernels as kernels
 from polytope.regions.complex import Complex
 from polytope.regions.domain import Domain
-from polytope.regions.exact_facets import Verdict, exact_facets, interior_point
+from polytope.regions.exact_crossing import facets_behind, pattern_behind, point_inside, row_ids
 from polytope.regions.exact_maps import ExactMaps
-from polytope.regions.exact_vertices import homogeneous_floats
-from polytope.regions.program import Program, compile_program
 from polytope.regions.nearest import Sections
+from polytope.regions.program import Program, compile_program
 from solvers.simplex import work as simplex_work
 
 #: Regions that one worker expands between two looks at the result.
 BATCH = 512
-
-
 
 
 @dataclass(eq=False)
@@ -74,7 +71,6 @@ class Walk:
         self.expanded.append(False)
         self.distance.append(distance)
         return len(self.pieces) - 1
-
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it as arrays, for a file."""
@@ -212,14 +208,17 @@ class Crosser:
             found = work(0)
         else:
             with ThreadPoolExecutor(len(self.workers)) as pool:
-                found = [part for parts in pool.map(work, range(len(self.workers))) for part in parts]
+                found = [
+                    part for parts in pool.map(work, range(len(self.workers))) for part in parts
+                ]
         result: list[Crossed] = []
         for part in found:
             result += self._settled(walk, batch, part)
-        for q in np.flatnonzero(status == kernels.OPEN):
-            points[q], facets = self._open_region(batch[q], patterns[q])
+        for q in np.flatnonzero(status == kernels.OPEN).tolist():
+            own = row_ids(self.net, 0, patterns[q]).tolist()
+            points[q] = point_inside(self.exact, patterns[q])
             walk.verdicts += 1
-            result += facets
+            result += self._open_rows(batch[q], patterns[q], own)
         for q, i in enumerate(batch):
             walk.points[i], walk.expanded[i] = points[q], True
         if self.domain.ball is not None:
@@ -241,53 +240,17 @@ class Crosser:
             else:
                 walk.verdicts += 1
                 own = walk.pieces[batch[q]]
-                result.append((batch[q], int(row), self._behind(own, int(row), point), point))
+                result.append(
+                    (batch[q], int(row), pattern_behind(self.exact, own, int(row), point), point)
+                )
         for q, rows in unknown.items():
             walk.verdicts += len(rows)
             result += self._open_rows(batch[q], walk.pieces[batch[q]], rows)
         return result
 
-    def _behind(self, pieces: np.ndarray, row: int, near: np.ndarray) -> np.ndarray:
-        """The pattern behind a facet of which a point is nearly known, exactly."""
-        normal = self.exact.row(pieces, row)
-        point = ExactArray.from_floats(np.append(near, 1.0)).integers
-        square = int((normal[:-1] * normal[:-1]).sum())
-        height = int((normal * point).sum())
-        foot = point * square
-        foot[:-1] -= height * normal[:-1]
-        return self.exact.germ_pieces(foot, normal[:-1]).astype(np.uint16)
-
-    def _open_region(self, region: int, pieces: np.ndarray) -> tuple[np.ndarray, list[Crossed]]:
-        """A region whose inside floats did not reach."""
-        rows = self.sections.row_ids(pieces)
-        inside = interior_point(self.exact.rows(pieces, rows))
-        if inside is None:
-            raise RuntimeError("a region without inside was crossed into; please report the network")
-        own = [int(row) for row in rows if row < self.net.rows]
-        return homogeneous_floats(inside[None])[0, :-1], self._open_rows(region, pieces, own)
-
     def _open_rows(self, region: int, pieces: np.ndarray, asked: list[int]) -> list[Crossed]:
-        """The facets among some rows of a region, one of each hyperplane, exactly."""
-        ids = self.sections.row_ids(pieces)
-        rows = self.exact.rows(pieces, ids)
-        place = {int(row): i for i, row in enumerate(ids)}
-        found = exact_facets(rows, which=[place[row] for row in asked])
-        group_of = {i: group for group in found.groups for i in group}
-        result: list[Crossed] = []
-        for i, verdict in found.verdicts.items():
-            group = group_of.get(i, ())
-            same = [j for j in group if ids[j] < self.net.rows and j in found.verdicts]
-            if verdict is not Verdict.FACET or i != same[0] or len(same) < len(group):
-                # A row of the domain on the same hyperplane: nothing lies behind it.
-                if verdict is not Verdict.FACET or any(ids[j] >= self.net.rows for j in group):
-                    continue
-                if i != same[0]:
-                    continue
-            exact = found.points[i]
-            behind = self.exact.germ_pieces(exact, rows[i, :-1]).astype(np.uint16)
-            point = homogeneous_floats(exact[None])[0, :-1]
-            result.append((region, int(ids[i]), behind, point))
-        return result
+        """The facets among some rows of a region, exactly."""
+        return [(region, *behind) for behind in facets_behind(self.exact, pieces, asked)]
 
     def complex(self, walk: Walk, complete: bool) -> Complex:
         """The expanded regions and the edges between them."""
@@ -329,8 +292,8 @@ class _Worker:
             np.zeros((m, k)), np.zeros(m), np.zeros((m, 2)), np.zeros(m, np.int64)
         )
         self.tools = kernels.Tools(
-            np.zeros(m, np.bool_), np.zeros(m, np.int64), np.zeros((m, k)), np.zeros((m, k), np.int64),
-            np.zeros(8, np.int64),
+            np.zeros(m, np.bool_), np.zeros(m, np.int64), np.zeros((m, k)),
+            np.zeros((m, k), np.int64), np.zeros(8, np.int64),
         )  # fmt: skip
         self.simplex = simplex_work(m, k)
         room = max(4 * m, 32 * BATCH)

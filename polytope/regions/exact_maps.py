@@ -61,6 +61,11 @@ class ExactMaps:
         self._kept = max(64, KEPT_INTEGERS // widest) if kept is None else kept
         self._states: OrderedDict[tuple[int, bytes], ExactState] = OrderedDict()
 
+    @property
+    def domain_rows(self) -> int:
+        """Halfspaces of the domain."""
+        return len(self._domain_rows)
+
     def layer(self, number: int, pieces: np.ndarray) -> ExactArray:
         """The map of what a layer reads, under the pieces of the layers before it.
 

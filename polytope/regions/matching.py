@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+#: Centers with a larger error (relative to their size) are not compared: too many would fit.
+VAGUE = 1e-9
+
 
 @dataclass(frozen=True, eq=False)
 class Facets:
@@ -95,16 +98,19 @@ def _by_center(facets: Facets, rest: np.ndarray) -> np.ndarray:
     """The regions behind facets whose partner is known by its center only (-1: none)."""
     points, errors = facets.point[rest, :-1], facets.point[rest, -1]
     behind = np.full(len(rest), -1, dtype=np.int64)
-    reach = errors + errors.max()
-    tree = cKDTree(points)
-    near = tree.query_ball_point(points, reach, p=np.inf)
-    for i, candidates in enumerate(near):
-        fit = [
-            j for j in candidates
-            if facets.region[rest[j]] != facets.region[rest[i]]
-            and np.abs(points[i] - points[j]).max() <= errors[i] + errors[j]
-        ]  # fmt: skip
-        regions = {int(facets.region[rest[j]]) for j in fit}
+    sharp = np.flatnonzero(errors <= VAGUE * (1 + np.abs(points).max(axis=1, initial=0.0)))
+    if not len(sharp):
+        return behind
+    tree = cKDTree(points[sharp])
+    reach = errors[sharp] + errors[sharp].max()
+    for i, candidates in zip(
+        sharp, tree.query_ball_point(points[sharp], reach, p=np.inf), strict=True
+    ):
+        regions = set()
+        for j in sharp[candidates]:
+            if np.abs(points[i] - points[j]).max() <= errors[i] + errors[j]:
+                regions.add(int(facets.region[rest[j]]))
+        regions.discard(int(facets.region[rest[i]]))
         if len(regions) == 1:
             behind[i] = regions.pop()
     return behind

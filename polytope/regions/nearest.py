@@ -16,6 +16,7 @@ from scipy.optimize import nnls
 
 from polytope.network.engine import Engine
 from polytope.regions.domain import Domain
+from polytope.regions.exact_crossing import row_ids
 from polytope.regions.exact_maps import ExactMaps
 
 #: Part of a distance that small least-squares problems in float64 are not trusted with.
@@ -36,30 +37,19 @@ class Sections:
         self.net, self.domain, self.exact = net, domain, exact
         self.verdicts = 0
 
-    def row_ids(self, pieces: np.ndarray) -> np.ndarray:
-        """Ids of the rows that bound a region, those of the domain last: int64 (m,)."""
-        parts = []
-        for layer in self.net.layers:
-            own = np.asarray(pieces[layer.unit_slice], dtype=np.int64)
-            slots = np.arange(layer.slots)
-            if layer.is_max:
-                near = slots[None] != own[:, None]
-            else:
-                near = (slots[None] == own[:, None] - 1) | (slots[None] == own[:, None])
-            parts.append(layer.first_row + np.flatnonzero(near))
-        domain = self.net.rows + np.arange(len(self.domain.A))
-        return np.concatenate([*parts, domain]).astype(np.int64)
-
     def distance(self, center: np.ndarray, pieces: np.ndarray) -> float:
         """Distance (l_2, in coordinates) from a point to a region of the domain, in floats."""
-        A, b = _floats(self.exact.rows(pieces, self.row_ids(pieces)))
+        A, b = _floats(self._rows(pieces))
         return _projection(A, b, center)[0]
+
+    def _rows(self, pieces: np.ndarray) -> np.ndarray:
+        return self.exact.rows(pieces, row_ids(self.net, len(self.domain.A), pieces))
 
     def in_ball(self, pieces: np.ndarray, row: int) -> bool:
         """Whether a facet has points inside the domain's l_2 ball (not only on its sphere)."""
         assert self.domain.ball is not None
         center, radius = self.domain.ball
-        rows = self.exact.rows(pieces, self.row_ids(pieces))
+        rows = self._rows(pieces)
         rows = np.vstack([rows, -self.exact.row(pieces, row)[None]])
         A, b = _floats(rows)
         distance, active = _projection(A, b, center)
@@ -108,8 +98,8 @@ def _square_distance(rows: np.ndarray, active: Sequence[int], center: np.ndarray
     proper = [row for row in rows if any(row[:-1])]
     at = [Fraction(float(c)) for c in center]
     chosen = [[Fraction(int(v)) for v in proper[i]] for i in active]
-    heights = [sum(a * c for a, c in zip(row, at, strict=False)) + row[-1] for row in chosen]
-    gram = [[sum(a * b for a, b in zip(p[:-1], q[:-1], strict=True)) for q in chosen] for p in chosen]
+    heights = [_dot(row[:-1], at) + row[-1] for row in chosen]
+    gram = [[_dot(p[:-1], q[:-1]) for q in chosen] for p in chosen]
     weights = _solved(gram, heights)
     foot = [
         c - sum(w * row[i] for w, row in zip(weights, chosen, strict=True))
@@ -125,6 +115,10 @@ def _square_distance(rows: np.ndarray, active: Sequence[int], center: np.ndarray
             "please report the network, or change the radius slightly"
         )
     return sum(((u - c) ** 2 for u, c in zip(foot, at, strict=True)), Fraction(0))
+
+
+def _dot(a: Sequence[Fraction], b: Sequence[Fraction]) -> Fraction:
+    return sum((x * y for x, y in zip(a, b, strict=True)), Fraction(0))
 
 
 def _solved(matrix: list[list[Fraction]], right: list[Fraction]) -> list[Fraction]:

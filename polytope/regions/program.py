@@ -129,12 +129,16 @@ def compile_program(net: Engine, domain: Domain) -> Program:
                 block.value.numpy()[column, row],
                 _error(block)[column, row],
             ))  # fmt: skip
-    row, source, weight, weight_error = (
-        np.concatenate([np.zeros(0), *column]) for column in zip(*parts, strict=True)
-    ) if parts else (np.zeros(0),) * 4  # fmt: skip
+    columns_of = zip(*parts, strict=True) if parts else ([], [], [], [])
+    joined = [np.concatenate([np.zeros(0), *column]) for column in columns_of]
+    row, source, weight, weight_error = joined
     order = np.lexsort((source, row))
     start = np.searchsorted(row[order], np.arange(first[-1] + 1)).astype(np.int64)
-    source, weight, weight_error = source[order].astype(np.int64), weight[order], weight_error[order]
+    source, weight, weight_error = (
+        source[order].astype(np.int64),
+        weight[order],
+        weight_error[order],
+    )
     dense_at, dense = _dense(first, start, source, weight, weight_error)
     return Program(
         base=base, base_error=base_error, start=start, source=source, weight=weight,
@@ -171,7 +175,12 @@ def _values_of(net: Engine, number: int) -> int:
 
 def _units(net: Engine, first: np.ndarray) -> dict[str, np.ndarray]:
     """What the units do with their values."""
-    layers, breaks, slopes, intercepts, table, pieces_at = [], [], [], [], [], []
+    layers: list[list[int]] = []
+    pieces_at: list[int] = []
+    breaks: list[np.ndarray] = []
+    slopes: list[np.ndarray] = []
+    intercepts: list[np.ndarray] = []
+    table: list[np.ndarray] = []
     sizes = {"breaks": 0, "slopes": 0, "table": 0}
     for number, layer in enumerate(net.layers):
         node, constants = net.graph.nodes[layer.node], net.graph.constants

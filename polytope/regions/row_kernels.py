@@ -8,13 +8,12 @@ that the row is exact: a unit behind dead units only is exactly zero, and is kno
 
 from __future__ import annotations
 
-from numba import njit
-
 from polytope.regions.program import SLACK, TINY, UNIT
+from solvers.compiled import kernel
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def value_rows(program, layer, out, out_error, out_size, rows, errors, work):  # type: ignore[no-untyped-def]
+@kernel
+def value_rows(program, layer, out, out_error, out_size, rows, errors, work):
     """Maps of all values that a layer reads.
 
     Parameters
@@ -69,8 +68,8 @@ def value_rows(program, layer, out, out_error, out_size, rows, errors, work):  #
         errors[v, 1] = SLACK * constant_error
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _dense_rows(program, layer, out, out_error, out_size, rows, errors, work):  # type: ignore[no-untyped-def]
+@kernel
+def _dense_rows(program, layer, out, out_error, out_size, rows, errors, work):
     """`value_rows` where the weights are one full matrix: all values at once."""
     k = program.base.shape[1] - 1
     first, end = program.layers[layer, 0], program.layers[layer, 1]
@@ -117,8 +116,8 @@ def _dense_rows(program, layer, out, out_error, out_size, rows, errors, work):  
         errors[first + v, 1] = SLACK * constant_error
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def output_rows(program, layer, pieces, rows, errors, out, out_error, out_size):  # type: ignore[no-untyped-def]
+@kernel
+def output_rows(program, layer, pieces, rows, errors, out, out_error, out_size):
     """Maps of the outputs of a layer's units in their pieces; see `value_rows`."""
     k = program.base.shape[1] - 1
     first, _, unit, units, slots, is_max, _, offset = program.layers[layer]
@@ -148,8 +147,8 @@ def output_rows(program, layer, pieces, rows, errors, out, out_error, out_size):
         out_size[j, 0], out_size[j, 1] = largest, abs(out[j, k])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def slot_row(program, layer, unit, slot, winner, rows, errors, row):  # type: ignore[no-untyped-def]
+@kernel
+def slot_row(program, layer, unit, slot, winner, rows, errors, row):
     """The row of one breakpoint, ``z - breakpoint``, or of one candidate minus the winner.
 
     Returns

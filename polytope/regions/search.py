@@ -188,7 +188,9 @@ def _method(
     if method != "auto":
         return method
     most = SPLIT_BOUNDED if domain.bounded else SPLIT_UNBOUNDED
-    return "crossing" if walks or domain.ball is not None or domain.dimension > most else "splitting"
+    return (
+        "crossing" if walks or domain.ball is not None or domain.dimension > most else "splitting"
+    )
 
 
 def _split(
@@ -198,7 +200,12 @@ def _split(
     engine = Splitter(net, domain, limits.workers or _cores())
     before = 0
     if not engine.begin(clock.halt):
-        return Outcome(engine.complex(False, engine.verdicts), _named({}, "splitting"), "splitting", clock.stopped)
+        return Outcome(
+            engine.complex(False, engine.verdicts),
+            _named({}, "splitting"),
+            "splitting",
+            clock.stopped,
+        )
     if "cells" in state:
         engine.restore(_part(state))
         before = int(state["verdicts"])
@@ -239,9 +246,7 @@ def _cross(
     return Outcome(engine.complex(walk, done), {} if done else arrays(), "crossing", stopped)
 
 
-def _named(
-    arrays: Mapping[str, np.ndarray], method: str, order: str = ""
-) -> dict[str, np.ndarray]:
+def _named(arrays: Mapping[str, np.ndarray], method: str, order: str = "") -> dict[str, np.ndarray]:
     texts = {"method": method, "order": order}
     return dict(arrays) | {k: np.frombuffer(v.encode(), np.uint8) for k, v in texts.items()}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from polytope.regions.cell_kernels import (
     NONE,
@@ -18,13 +17,15 @@ from polytope.regions.cell_kernels import (
     band_of,
     classify,
     drop_slots,
-    facet_kind,
     faces_within,
+    facet_kind,
     new_points,
     take_side,
 )
+from polytope.regions.program import Program
 from polytope.regions.row_kernels import output_rows, slot_row, value_rows
-from polytope.regions.vertex_kernels import BLURRED, layer_of, sharpen, vanishing
+from polytope.regions.vertex_kernels import BLURRED, facet_row, layer_of, sharpen, vanishing
+from solvers.compiled import kernel
 
 #: Why the walk returned.
 DONE, ROOT, DOUBT, FULL, NEED_POINTS, NEED_CELLS, NEED_SLOTS = range(7)
@@ -32,7 +33,7 @@ DONE, ROOT, DOUBT, FULL, NEED_POINTS, NEED_CELLS, NEED_SLOTS = range(7)
 # Columns of Stack.step.
 COUNT, LAYER, UNIT, SLOT, WINNER, FRESH, ZERO = range(7)
 #: Positions of Walk.state.
-TOP, FORCED, REGIONS, FACETS, STOP_LAYER, STOP_UNIT, SPLITS = range(7)
+TOP, FORCED, REGIONS, FACETS, STOP_LAYER, STOP_UNIT, BORDER = range(7)
 
 
 class Stack(NamedTuple):
@@ -127,8 +128,8 @@ class Found(NamedTuple):
     facet_plain: np.ndarray
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _enter(program, rows, layer):  # type: ignore[no-untyped-def]
+@kernel
+def _enter(program, rows, layer):
     """Compute the maps of a layer's values."""
     value_rows(
         program, layer, rows.out, rows.out_error, rows.out_size, rows.rows, rows.errors, rows.sums
@@ -150,8 +151,8 @@ def _enter(program, rows, layer):  # type: ignore[no-untyped-def]
         )
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _scan(points, count, first, unit, units, lines, blur, flags, totals, pieces, unit_at):  # type: ignore[no-untyped-def]
+@kernel
+def _scan(points, count, first, unit, units, lines, blur, flags, totals, pieces, unit_at):
     """Decide units until one cuts the cell, or may: its number (`units` if none does)."""
     k = lines.shape[0] - 1
     start, end = first + unit, first + units
@@ -181,10 +182,10 @@ def _scan(points, count, first, unit, units, lines, blur, flags, totals, pieces,
     return units
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _refresh(program, stack, rows, top):  # type: ignore[no-untyped-def]
+@kernel
+def _refresh(program, stack, rows, top):
     """Compute the maps that a cell needs from the beginning."""
-    for layer in range(stack.step[top, LAYER] + 1):
+    for layer in range(min(stack.step[top, LAYER] + 1, len(program.layers))):
         _enter(program, rows, layer)
         if layer < stack.step[top, LAYER]:
             output_rows(
@@ -193,8 +194,8 @@ def _refresh(program, stack, rows, top):  # type: ignore[no-untyped-def]
             )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _copy(stack, source, target):  # type: ignore[no-untyped-def]
+@kernel
+def _copy(stack, source, target):
     """Copy a cell, all but its extreme points."""
     for i in range(SLOTS):
         stack.slots[target, i] = stack.slots[source, i]
@@ -206,8 +207,8 @@ def _copy(stack, source, target):  # type: ignore[no-untyped-def]
         stack.step[target, i] = stack.step[source, i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _emit(program, keys, net_rows, stack, top, found, state):  # type: ignore[no-untyped-def]
+@kernel
+def _emit(program, keys, net_rows, stack, rows, scratch, top, found, state):
     """Write a finished region and its facets; False if there is no room."""
     k = found.points.shape[1]
     region = state[REGIONS]
@@ -227,10 +228,23 @@ def _emit(program, keys, net_rows, stack, top, found, state):  # type: ignore[no
         if not stack.used[top] & bit:
             continue
         row = stack.slots[top, slot]
-        if row < 0 or row >= net_rows:
+        plain = not stack.shared[top] & bit and stack.step[top, ZERO] == 0
+        if row < 0 or (row >= net_rows and (plain or row < state[BORDER])):
+            # At infinity, on the domain's border, or where the domain was cut in two: unless a
+            # unit's hyperplane coincides with that cut.
             continue
         kind = facet_kind(masks, count, stack.used[top], slot)
         if kind == 0:
+            continue
+        found.facet_region[facet] = region
+        found.facet_row[facet] = row
+        found.facet_plain[facet] = plain and kind == 1
+        found.facet_point[facet, k] = _center(
+            points, masks, count, bit, found.facet_point[facet], k
+        )
+        _onto(program, rows, net_rows, pieces, row, scratch.row, found.facet_point[facet])
+        facet += 1
+        if row >= net_rows:
             continue
         layer = layer_of(program, row)
         slots = program.layers[layer, 4]
@@ -242,23 +256,33 @@ def _emit(program, keys, net_rows, stack, top, found, state):  # type: ignore[no
             beyond = place + 1
         else:
             beyond = place
-        found.facet_region[facet] = region
-        found.facet_row[facet] = row
-        found.facet_key[facet] = key ^ keys[unit, pieces[unit]] ^ keys[unit, beyond]
-        found.facet_plain[facet] = (
-            kind == 1 and not stack.shared[top] & bit and stack.step[top, ZERO] == 0
-        )
-        found.facet_point[facet, k] = _center(
-            points, masks, count, bit, found.facet_point[facet], k
-        )
-        facet += 1
+        found.facet_key[facet - 1] = key ^ keys[unit, pieces[unit]] ^ keys[unit, beyond]
     state[REGIONS] = region + 1
     state[FACETS] = facet
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _center(points, masks, count, bit, out, k):  # type: ignore[no-untyped-def]
+@kernel
+def _onto(program, rows, net_rows, pieces, row, line, point):
+    """Move a facet's center onto its hyperplane as floats have it; count the way as error."""
+    k = len(line) - 1
+    facet_row(program, rows.frame, net_rows, rows.rows, rows.errors, pieces, row, line)
+    height, square = line[k], 0.0
+    for i in range(k):
+        height += line[i] * point[i]
+        square += line[i] * line[i]
+    if not square > 1e-280:
+        return
+    moved = 0.0
+    for i in range(k):
+        step = height * line[i] / square
+        point[i] -= step
+        moved = max(moved, abs(step) + 4e-16 * abs(point[i]))
+    point[k] += moved
+
+
+@kernel
+def _center(points, masks, count, bit, out, k):
     """Mean of the vertices on a facet (or of all) plus that of its rays; a bound on its error."""
     vertices = rays = 0
     for v in range(count):
@@ -284,8 +308,11 @@ def _center(points, masks, count, bit, out, k):  # type: ignore[no-untyped-def]
     return error + ray_error + 4e-16 * (count + 2) * size
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def walk(program, keys, net_rows, stack, rows, scratch, found, state):  # type: ignore[no-untyped-def]
+@kernel
+def walk(
+    program: Program, keys: np.ndarray, net_rows: int, stack: Stack, rows: Rows, scratch: Scratch,
+    found: Found, state: np.ndarray,
+) -> int:  # fmt: skip
     """Split the cells of a stack until one of the reasons above.
 
     Parameters
@@ -299,15 +326,14 @@ def walk(program, keys, net_rows, stack, rows, scratch, found, state):  # type: 
     state : int64 (7,)
         Top of the stack (-1: empty), 1 if ``scratch.given`` holds the exact verdicts of the
         next step, regions and facets in `found`, the (layer, unit) to stop at (a cell that
-        arrives there is a root and stays on the top), splits made.
+        arrives there is a root and stays on the top), the first row id behind the domain's own.
     """
     layers = len(program.layers)
     while state[TOP] >= 0:
         top = state[TOP]
         step = stack.step[top]
         if step[FRESH]:
-            if step[LAYER] < layers:
-                _refresh(program, stack, rows, top)
+            _refresh(program, stack, rows, top)
             step[FRESH] = 0
         if step[LAYER] > state[STOP_LAYER] or (
             step[LAYER] == state[STOP_LAYER]
@@ -317,7 +343,7 @@ def walk(program, keys, net_rows, stack, rows, scratch, found, state):  # type: 
         ):
             return ROOT
         if step[LAYER] == layers:
-            if not _emit(program, keys, net_rows, stack, top, found, state):
+            if not _emit(program, keys, net_rows, stack, rows, scratch, top, found, state):
                 return FULL
             state[TOP] = top - 1
             continue
@@ -363,8 +389,8 @@ def walk(program, keys, net_rows, stack, rows, scratch, found, state):  # type: 
     return DONE
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _one_step(program, net_rows, stack, rows, scratch, top, state):  # type: ignore[no-untyped-def]
+@kernel
+def _one_step(program, net_rows, stack, rows, scratch, top, state):
     """One row against the cell at the top."""
     step = stack.step[top]
     is_max = program.layers[step[LAYER], 5] == 1
@@ -430,8 +456,8 @@ def _one_step(program, net_rows, stack, rows, scratch, top, state):  # type: ign
     return DONE
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _settle_structure(program, net_rows, stack, scratch, top):  # type: ignore[no-untyped-def]
+@kernel
+def _settle_structure(program, net_rows, stack, scratch, top):
     """Put open points on the row where the network's structure says so; how many."""
     step = stack.step[top]
     layer, unit, slot = step[LAYER], step[UNIT], step[SLOT]
@@ -468,8 +494,11 @@ def _settle_structure(program, net_rows, stack, scratch, top):  # type: ignore[n
     return found
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def clip(program, net_rows, stack, rows, scratch, state, row):  # type: ignore[no-untyped-def]
+@kernel
+def clip(
+    program: Program, net_rows: int, stack: Stack, rows: Rows, scratch: Scratch, state: np.ndarray,
+    row: int,
+) -> int:  # fmt: skip
     """Keep the side of the cell at the top where ``scratch.row`` (exact) is at most 0.
 
     Returns
@@ -492,9 +521,7 @@ def clip(program, net_rows, stack, rows, scratch, state, row):  # type: ignore[n
     elif open_ > 0:
         return DOUBT
     if above > 0 and below > 0:
-        reason = _cut(
-            program, stack, rows, scratch, top, state, row, 0, True, net_rows, 0.0, 0.0
-        )
+        reason = _cut(program, stack, rows, scratch, top, state, row, 0, True, net_rows, 0.0, 0.0)
         if reason != DONE:
             return reason
     elif above > 0:
@@ -503,11 +530,11 @@ def clip(program, net_rows, stack, rows, scratch, state, row):  # type: ignore[n
     return DONE
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+@kernel
 def _cut(
     program, stack, rows, scratch, top, state, row, unit, one_side, net_rows,
     gradient_error, constant_error,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """Cut the cell at the top: both sides go on, or only the one below."""
     step = stack.step[top]
     points, masks, count = stack.points[top], stack.masks[top], step[COUNT]
@@ -555,12 +582,11 @@ def _cut(
         scratch.fresh_masks, found, points, masks,
     )  # fmt: skip
     _close(stack, top, slot, row, bit, k)
-    state[SPLITS] += 1
     return DONE
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _close(stack, cell, slot, row, bit, k):  # type: ignore[no-untyped-def]
+@kernel
+def _close(stack, cell, slot, row, bit, k):
     """Enter the new facet of a side, and forget those that it cut off."""
     stack.slots[cell, slot] = row
     stack.used[cell] = drop_slots(
@@ -569,8 +595,8 @@ def _close(stack, cell, slot, row, bit, k):  # type: ignore[no-untyped-def]
     stack.shared[cell] &= stack.used[cell] & ~bit
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _choose_winners(program, stack, rows, scratch, top, state):  # type: ignore[no-untyped-def]
+@kernel
+def _choose_winners(program, stack, rows, scratch, top, state):
     """One copy of the cell for each candidate of a maximum that may win in it."""
     step = stack.step[top]
     slots, count = program.layers[step[LAYER], 4], step[COUNT]

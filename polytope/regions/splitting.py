@@ -11,7 +11,7 @@ those whose facets are the same set, recognised by their centers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -19,42 +19,29 @@ import numpy as np
 
 from polytope.network.engine import Engine
 from polytope.regions import split_kernels as kernels
+from polytope.regions.cell_kernels import SLOTS
 from polytope.regions.complex import Complex
 from polytope.regions.domain import Domain
 from polytope.regions.exact_maps import ExactMaps
 from polytope.regions.exact_vertices import exact_vertices, homogeneous_floats
-from polytope.regions.matching import Facets, match_facets
+from polytope.regions.parts import Part, complex_of, joined
 from polytope.regions.program import Program, compile_program
 from polytope.regions.start_cells import INFINITY, Cell, Start, start_cells, unit_cells
 
 #: Regions that one worker finds alone before the rest is divided: below it threads do not pay.
-ALONE = 1024
+ALONE = 256
 #: Cells that the rest is divided into: enough for the workers to end together.
-CELLS = 128
+CELLS = 64
 #: Seconds between two looks of the calling thread.
 LOOK_SECONDS = 0.2
 #: Units by which a cell is split on when the rest is divided.
 DIVIDE_UNITS = 4
 #: Regions that a walk hands over at a time.
-CHUNK = 1024
+CHUNK = 512
 
 
 class TooManyFacets(Exception):
     """A cell has more facets than the compiled kernels have bits for: cross facets instead."""
-
-
-@dataclass(frozen=True, eq=False)
-class Pieces:
-    """Regions and their facets, as the kernels found them (see `split_kernels.Found`)."""
-
-    pieces: np.ndarray
-    points: np.ndarray
-    keys: np.ndarray
-    facet_region: np.ndarray
-    facet_row: np.ndarray
-    facet_key: np.ndarray
-    facet_point: np.ndarray
-    facet_plain: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +52,7 @@ class Job:
     frame: Domain
     program: Program
     keys: np.ndarray
+    border: int
 
 
 class Walker:
@@ -86,13 +74,13 @@ class Walker:
             np.zeros((k + 5, values)),
         )  # fmt: skip
         self._fixed = (
-            np.zeros(slots, np.int64), np.zeros((kernels.SLOTS + 1 + 3 * k, k + 3)),
+            np.zeros(slots, np.int64), np.zeros((SLOTS + 1 + 3 * k, k + 3)),
             np.zeros(values, np.bool_), np.zeros(units, np.bool_),
         )  # fmt: skip
         self._scratch = _scratch(self._stack.masks.shape[1], k, self._fixed)
         self._found = _found(CHUNK, k, units)
         self._state = np.zeros(7, np.int64)
-        self._taken: list[Pieces] = []
+        self._taken: list[Part] = []
 
     def run(
         self,
@@ -100,7 +88,7 @@ class Walker:
         stop: tuple[int, int],
         halt: Callable[[], bool],
         limit: int | None = None,
-    ) -> tuple[list[Pieces], list[Cell]]:
+    ) -> tuple[list[Part], list[Cell]]:
         """Split one cell down to its regions, or to the cells at a position in the network.
 
         Returns
@@ -112,6 +100,7 @@ class Walker:
         state[:] = 0
         state[kernels.TOP] = -1
         state[kernels.STOP_LAYER], state[kernels.STOP_UNIT] = stop
+        state[kernels.BORDER] = self.job.net.rows + self.job.border
         self._push(cell)
         self._taken, roots = [], []
         number = 0
@@ -146,9 +135,17 @@ class Walker:
         self._push(cell)
         number = self.job.net.rows + row
         while True:
-            self._scratch.row[:k], self._scratch.row[k] = self.job.frame.A[row], -self.job.frame.b[row]
+            self._scratch.row[:k], self._scratch.row[k] = (
+                self.job.frame.A[row],
+                -self.job.frame.b[row],
+            )
             reason = kernels.clip(
-                self.job.program, self.job.net.rows, self._stack, self._rows, self._scratch, state,
+                self.job.program,
+                self.job.net.rows,
+                self._stack,
+                self._rows,
+                self._scratch,
+                state,
                 number,
             )
             if reason == kernels.DONE:
@@ -186,7 +183,7 @@ class Walker:
         """Take the finished regions over."""
         regions, facets = self._state[kernels.REGIONS], self._state[kernels.FACETS]
         found = self._found
-        self._taken.append(Pieces(
+        self._taken.append(Part(
             found.pieces[:regions].copy(), found.points[:regions].copy(),
             found.keys[:regions].copy(), found.facet_region[:facets].copy(),
             found.facet_row[:facets].copy(), found.facet_key[:facets].copy(),
@@ -229,7 +226,7 @@ class Walker:
         self.verdicts += 1
         stack, top, job = self._stack, int(self._state[kernels.TOP]), self.job
         count, k = int(stack.step[top, kernels.COUNT]), job.frame.dimension
-        used = [s for s in range(kernels.SLOTS) if int(stack.used[top]) >> s & 1]
+        used = [s for s in range(SLOTS) if int(stack.used[top]) >> s & 1]
         ids = [int(stack.slots[top, s]) for s in used]
         proper = [i for i in ids if i != INFINITY]
         exact = self.exact.rows(pieces, [*proper, row])
@@ -251,7 +248,7 @@ class Walker:
 def _stack(cells: int, room: int, k: int, units: int) -> kernels.Stack:
     return kernels.Stack(
         np.zeros((cells, room, k + 3)), np.zeros((cells, room), np.uint64),
-        np.zeros((cells, kernels.SLOTS), np.int64), np.zeros(cells, np.uint64),
+        np.zeros((cells, SLOTS), np.int64), np.zeros(cells, np.uint64),
         np.zeros(cells, np.uint64), np.zeros((cells, units), np.uint16),
         np.zeros((cells, 7), np.int64),
     )  # fmt: skip
@@ -265,7 +262,7 @@ def _scratch(room: int, k: int, fixed: tuple[np.ndarray, ...]) -> kernels.Scratc
 
 
 def _found(room: int, k: int, units: int) -> kernels.Found:
-    facets = room * 16 + kernels.SLOTS
+    facets = room * 16 + SLOTS
     return kernels.Found(
         np.zeros((room, units), np.uint16), np.zeros((room, k)), np.zeros(room, np.uint64),
         np.zeros(facets, np.int64), np.zeros(facets, np.int64), np.zeros(facets, np.uint64),
@@ -290,7 +287,7 @@ class Splitter:
 
     Attributes
     ----------
-    finished : dict of int to list of Pieces
+    finished : dict of int to list of Part
         What the finished cells held; -1 is the part that was found first.
 
     Raises
@@ -302,12 +299,12 @@ class Splitter:
     def __init__(self, net: Engine, domain: Domain, workers: int) -> None:
         start = start_cells(domain)
         self.net, self.domain = net, domain
-        job = Job(net, start.frame, compile_program(net, domain), _keys(net))
+        job = Job(net, start.frame, compile_program(net, domain), _keys(net), len(domain.A))
         self._walkers = [Walker(job) for _ in range(max(1, workers))]
         self._start = start
         self._cells: list[Cell] = []
-        self._unfinished: list[Pieces] = []
-        self.finished: dict[int, list[Pieces]] = {}
+        self._unfinished: list[Part] = []
+        self.finished: dict[int, list[Part]] = {}
 
     @property
     def regions(self) -> int:
@@ -325,7 +322,7 @@ class Splitter:
         first = self._walkers[0]
         cells = _first_cells(first, self._start, self.domain)
         end = (len(self.net.layers) + 1, 0)
-        taken: list[Pieces] = []
+        taken: list[Part] = []
         while cells and sum(len(part.keys) for part in taken) < ALONE:
             pieces, left = first.run(cells.pop(), end, halt, ALONE)
             taken += pieces
@@ -375,7 +372,7 @@ class Splitter:
         """The finished cells as arrays, for a file."""
         finished = dict(self.finished)
         numbers = sorted(finished)
-        parts = [_whole(finished[i]) for i in numbers]
+        parts = [joined(finished[i]) for i in numbers]
         return {
             "cells": np.array(numbers, dtype=np.int64),
             "regions": np.array([len(part.keys) for part in parts], dtype=np.int64),
@@ -383,7 +380,7 @@ class Splitter:
             "verdicts": np.array(self.verdicts),
             **{
                 name: np.concatenate([getattr(part, name) for part in parts])
-                for name in Pieces.__dataclass_fields__
+                for name in Part.__dataclass_fields__
             },
         }
 
@@ -392,19 +389,21 @@ class Splitter:
         regions = np.cumsum([0, *arrays["regions"]])
         facets = np.cumsum([0, *arrays["facets"]])
         for number, cell in enumerate(arrays["cells"].tolist()):
-            self.finished[cell] = [Pieces(**{
+            self.finished[cell] = [Part(**{
                 name: arrays[name][
                     slice(facets[number], facets[number + 1]) if name.startswith("facet")
                     else slice(regions[number], regions[number + 1])
                 ]
-                for name in Pieces.__dataclass_fields__
+                for name in Part.__dataclass_fields__
             })]  # fmt: skip
 
     def complex(self, complete: bool, verdicts: int) -> Complex:
         """What was found, in the order of the cells."""
         finished = dict(self.finished)
         taken = [part for i in sorted(finished) for part in finished[i]]
-        return _joined(taken + (self._unfinished if not complete else []), self.net, complete, verdicts)
+        if not complete:
+            taken += self._unfinished
+        return complex_of(joined(taken), self.net, self.domain, complete, verdicts)
 
 
 def _first_cells(walker: Walker, start: Start, domain: Domain) -> list[Cell]:
@@ -418,7 +417,7 @@ def _first_cells(walker: Walker, start: Start, domain: Domain) -> list[Cell]:
         given, cuts = units, np.arange(len(domain.A))
     cells = []
     for points, masks, ids, own in given:
-        slots = np.full(kernels.SLOTS, INFINITY, np.int64)
+        slots = np.full(SLOTS, INFINITY, np.int64)
         shift = job.net.rows if units is None else 0
         slots[: len(ids)] = np.where(ids == INFINITY, INFINITY, ids + shift)
         step = np.zeros(7, np.int64)
@@ -438,7 +437,7 @@ def _keys(net: Engine) -> np.ndarray:
     return rng.integers(0, 2**64, (net.units, pieces), dtype=np.uint64)
 
 
-def _divided(walker: Walker, cells: list[Cell], number: int, taken: list[Pieces]) -> list[Cell]:
+def _divided(walker: Walker, cells: list[Cell], number: int, taken: list[Part]) -> list[Cell]:
     """Cells cut on, a unit of each at a time, until there are enough; finished ones are taken."""
     net = walker.job.net
     ends = np.cumsum([layer.units for layer in net.layers])
@@ -457,39 +456,3 @@ def _divided(walker: Walker, cells: list[Cell], number: int, taken: list[Pieces]
             return after
         cells = after
     return cells
-
-
-def _whole(taken: Sequence[Pieces]) -> Pieces:
-    """Several parts as one."""
-    counts = np.cumsum([0, *(len(part.keys) for part in taken)])
-    whole = {
-        name: np.concatenate([getattr(part, name) for part in taken])
-        for name in Pieces.__dataclass_fields__
-    }
-    whole["facet_region"] += np.repeat(counts[:-1], [len(p.facet_row) for p in taken])
-    return Pieces(**whole)
-
-
-def _joined(taken: Sequence[Pieces], net: Engine, complete: bool, verdicts: int) -> Complex:
-    """The complex of all parts."""
-    whole = _whole(taken)
-    # A pattern met in several start cells is one region.
-    keys, first, number = np.unique(whole.keys, return_index=True, return_inverse=True)
-    order = np.argsort(first, kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    first = first[order]
-    pieces = whole.pieces[first]
-    if len(net.layout) and max(p for _, p in net.layout) <= 256:
-        pieces = pieces.astype(np.uint8)
-    matched = match_facets(
-        pieces, keys[order],
-        Facets(
-            rank[number][whole.facet_region], whole.facet_row, whole.facet_key, whole.facet_point,
-            whole.facet_plain,
-        ),
-    )  # fmt: skip
-    return Complex(
-        pieces, whole.points[first], matched.edges, matched.points, matched.rows,
-        complete, verdicts,
-    )  # fmt: skip

@@ -10,18 +10,18 @@ is exactly 0, whatever rounding says.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from polytope.regions.cell_kernels import ONE, SLOTS
 from polytope.regions.program import UNIT
 from polytope.regions.row_kernels import slot_row
+from solvers.compiled import kernel
 
 #: A vertex is solved anew when its error exceeds this part of its size.
 BLURRED = 1e-11
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def layer_of(program, row):  # type: ignore[no-untyped-def]
+@kernel
+def layer_of(program, row):
     """The layer of a row id."""
     layer = 0
     while layer + 1 < len(program.layers) and program.layers[layer + 1, 6] <= row:
@@ -29,8 +29,8 @@ def layer_of(program, row):  # type: ignore[no-untyped-def]
     return layer
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _facet_row(program, frame, net_rows, rows, errors, pieces, row, out):  # type: ignore[no-untyped-def]
+@kernel
+def facet_row(program, frame, net_rows, rows, errors, pieces, row, out):
     """The floats of a facet's row, and its two errors (gradient, constant)."""
     if row >= net_rows:
         for i in range(len(out)):
@@ -46,10 +46,10 @@ def _facet_row(program, frame, net_rows, rows, errors, pieces, row, out):  # typ
     return gradient_error, constant_error
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+@kernel
 def sharpen(
     program, frame, net_rows, rows, errors, pieces, slots, mask, row, row_errors, point, work
-):  # type: ignore[no-untyped-def]
+):
     """Solve a vertex from the hyperplanes it lies on; keep the result if it is better.
 
     Parameters
@@ -69,7 +69,7 @@ def sharpen(
             for i in range(k + 1):
                 work[count, i] = row[i]
         elif mask & (ONE << np.uint64(slot)) and slots[slot] >= 0:
-            gradient_error, constant_error = _facet_row(
+            gradient_error, constant_error = facet_row(
                 program, frame, net_rows, rows, errors, pieces, slots[slot], work[count, : k + 1]
             )
         else:
@@ -91,8 +91,8 @@ def sharpen(
     _improve(work, k, point)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _choose_rows(work, count, k):  # type: ignore[no-untyped-def]
+@kernel
+def _choose_rows(work, count, k):
     """Bring k well-conditioned rows to the front (Gram-Schmidt with pivoting)."""
     width = k + 3
     for j in range(k):
@@ -116,8 +116,8 @@ def _choose_rows(work, count, k):  # type: ignore[no-untyped-def]
             work[at, i] = held
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def _improve(work, k, point):  # type: ignore[no-untyped-def]
+@kernel
+def _improve(work, k, point):
     """One Newton step on k rows, with a bound: |B^-1| |residual| / (1 - |I - R B|)."""
     # Below the rows: the inverse, what is left of the matrix, the new point.
     base = len(work) - 3 * k
@@ -199,8 +199,8 @@ def _improve(work, k, point):  # type: ignore[no-untyped-def]
         point[k + 2] = extent * (1.0 + (k + 1) * 2 * UNIT)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def vanishing(program, net_rows, pieces, slots, mask, ray, layer, zero_value, zero_out):  # type: ignore[no-untyped-def]
+@kernel
+def vanishing(program, net_rows, pieces, slots, mask, ray, layer, zero_value, zero_out):
     """Which values are exactly 0 at an extreme point, by the structure of the network.
 
     Parameters
@@ -214,8 +214,8 @@ def vanishing(program, net_rows, pieces, slots, mask, ray, layer, zero_value, ze
     zero_value, zero_out : bool (values,), (units,), written
     """
     k = program.base.shape[1] - 1
-    for l in range(layer + 1):
-        info = program.layers[l]
+    for number in range(layer + 1):
+        info = program.layers[number]
         for v in range(info[0], info[1]):
             zero = ray or program.base[v, k] == 0.0
             for i in range(k):
@@ -238,7 +238,7 @@ def vanishing(program, net_rows, pieces, slots, mask, ray, layer, zero_value, ze
                 at_zero = program.breaks[info[7] + local] == 0.0
                 if ray or at_zero:
                     zero_value[info[0] + local // info[4]] = True
-        if l == layer:
+        if number == layer:
             return
         for u in range(info[3]):
             piece = pieces[info[2] + u]
@@ -246,6 +246,6 @@ def vanishing(program, net_rows, pieces, slots, mask, ray, layer, zero_value, ze
                 v = program.table[info[7] + u * info[4] + piece]
                 zero_out[info[2] + u] = zero_value[v]
             else:
-                place = program.pieces_at[l] + u * (info[4] + 1) + piece
+                place = program.pieces_at[number] + u * (info[4] + 1) + piece
                 flat = program.slopes[place] == 0.0 or zero_value[info[0] + u]
                 zero_out[info[2] + u] = flat and (ray or program.intercepts[place] == 0.0)

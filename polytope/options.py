@@ -1,0 +1,121 @@
+"""What the commands share: exit codes, readers of options, and of models and rows of data."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+from polytope.datasets import load_points
+from polytope.errors import InputError, Notice
+from polytope.inputs import as_norm
+from polytope.model import Network, compile
+from polytope.report import say
+
+OK, FAILED, BAD_USE, INTERRUPTED = 0, 1, 2, 130
+EXIT_CODES = """\
+exit codes:
+  0    done
+  1    the run failed
+  2    a mistake in the command, or an unusable model, data or output file
+  130  stopped by Ctrl-C; the rows finished so far are shown and saved
+"""
+
+
+def read_model(path: str, shape: tuple[int, ...] | None) -> Network:
+    """Compile a model; its notices go to stderr, one line each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", Notice)
+        net = compile(path, shape)
+    for warning in caught:
+        if issubclass(warning.category, Notice):
+            say(f"polytope: note: {warning.message}")
+    return net
+
+
+def _argument(kind: str) -> Callable[[Callable[[str], object]], Callable[[str], object]]:
+    """A reader of one option, whose failures argparse reports with what was expected."""
+
+    def wrap(read: Callable[[str], object]) -> Callable[[str], object]:
+        def reader(text: str) -> object:
+            try:
+                return read(text)
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(f"got {text!r}, expected {kind}") from error
+
+        return reader
+
+    return wrap
+
+
+@_argument("1, 2, inf or another number of at least 1")
+def read_norm(text: str) -> float:
+    return as_norm(text)
+
+
+@_argument("a whole number of at least 1")
+def read_count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+@_argument("rows as A:B (0:20) or one row (7)")
+def read_rows(text: str) -> slice:
+    if ":" not in text:
+        row = int(text)
+        return slice(row, row + 1 if row != -1 else None)
+    parts = [int(part) if part else None for part in text.split(":")]
+    if len(parts) > 3 or 0 in parts[2:]:
+        raise ValueError
+    return slice(*parts)
+
+
+@_argument("positive whole numbers as in 1,28,28")
+def read_shape(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(part) for part in text.split(","))
+    if min(sizes) < 1:
+        raise ValueError
+    return sizes
+
+
+@_argument("a number above 0")
+def read_positive(text: str) -> float:
+    """A positive number, such as a time or a radius."""
+    value = float(text)
+    if not 0 < value < np.inf:
+        raise ValueError
+    return value
+
+
+@_argument("a file and its rows, as in points.npz:0,1,2")
+def read_place(text: str) -> tuple[str, tuple[int, ...]]:
+    """Some rows of a file."""
+    path, colon, rows = text.rpartition(":")
+    if not (path and colon):
+        raise ValueError
+    return path, tuple(int(row) for row in rows.split(","))
+
+
+def points_at(
+    place: tuple[str, tuple[int, ...]], scale: float | None, option: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The points, and labels if there are any, in some rows of a file of points.
+
+    Raises
+    ------
+    FileProblem, InputError
+        As `load_points` does, and for a row that the file does not have.
+    """
+    path, rows = place
+    X, y = load_points(path, scale)
+    for row in rows:
+        if not -len(X) <= row < len(X):
+            raise InputError(
+                f"{option}: '{path}' has {len(X)} rows, there is no row {row}; rows count from 0"
+            )
+    chosen = list(rows)
+    return X[chosen], None if y is None else y[chosen]

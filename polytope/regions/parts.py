@@ -1,0 +1,114 @@
+"""Parts of a complex as the splitting kernels find them, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from polytope.network.engine import Engine
+from polytope.regions.complex import Complex
+from polytope.regions.domain import Domain
+from polytope.regions.exact_crossing import facets_behind, row_ids
+from polytope.regions.exact_maps import ExactMaps
+from polytope.regions.matching import Facets, Matched, match_facets
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Regions and their facets, as the kernels found them (see `split_kernels.Found`)."""
+
+    pieces: np.ndarray
+    points: np.ndarray
+    keys: np.ndarray
+    facet_region: np.ndarray
+    facet_row: np.ndarray
+    facet_key: np.ndarray
+    facet_point: np.ndarray
+    facet_plain: np.ndarray
+
+
+def joined(taken: Sequence[Part]) -> Part:
+    """Several parts as one."""
+    counts = np.cumsum([0, *(len(part.keys) for part in taken)])
+    whole = {
+        field.name: np.concatenate([getattr(part, field.name) for part in taken])
+        for field in fields(Part)
+    }
+    whole["facet_region"] += np.repeat(counts[:-1], [len(part.facet_row) for part in taken])
+    return Part(**whole)
+
+
+def complex_of(whole: Part, net: Engine, domain: Domain, complete: bool, verdicts: int) -> Complex:
+    """The complex of all parts.
+
+    Facets that found no partner although everything was found (their centers are not known well
+    enough to tell them apart) are crossed in exact arithmetic, which is counted.
+    """
+    # A pattern met in several start cells is one region.
+    keys, first, number = np.unique(whole.keys, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    first = first[order]
+    pieces = whole.pieces[first]
+    if max(count for _, count in net.layout) <= 256:
+        pieces = pieces.astype(np.uint8)
+    facets = Facets(
+        rank[number][whole.facet_region], whole.facet_row, whole.facet_key, whole.facet_point,
+        whole.facet_plain,
+    )  # fmt: skip
+    matched = match_facets(pieces, keys[order], facets)
+    if complete and len(matched.alone):
+        matched, settled = _settled(matched, facets, pieces, net, domain)
+        verdicts += settled
+    rows = _rows_of_cuts(matched, pieces, net)
+    return Complex(
+        pieces, whole.points[first], matched.edges, matched.points, rows, complete, verdicts
+    )
+
+
+def _settled(
+    matched: Matched, facets: Facets, pieces: np.ndarray, net: Engine, domain: Domain
+) -> tuple[Matched, int]:
+    """Match what is left alone by crossing it exactly; how many facets that took."""
+    exact = ExactMaps(net, domain)
+    index = {row.tobytes(): i for i, row in enumerate(pieces)}
+    known = {(int(i), int(j)) for i, j in matched.edges}
+    asked: dict[int, set[int]] = {}
+    for f in matched.alone.tolist():
+        rows = asked.setdefault(int(facets.region[f]), set())
+        row = int(facets.row[f])
+        # On a cut of the domain the unit is not known: all rows are asked about.
+        rows |= {row} if row < net.rows else set(range(net.rows))
+    edges, points, rows = [matched.edges], [matched.points], [matched.rows]
+    for region, own in asked.items():
+        bounding = set(row_ids(net, 0, pieces[region]).tolist())
+        for row, behind, point in facets_behind(exact, pieces[region], sorted(own & bounding)):
+            other = index.get(behind.astype(pieces.dtype).tobytes())
+            if other is None or (min(region, other), max(region, other)) in known:
+                continue
+            known.add((min(region, other), max(region, other)))
+            edges.append(np.array([[min(region, other), max(region, other)]]))
+            points.append(point[None])
+            rows.append(np.array([row if region < other else net.rows]))
+    return (
+        Matched(
+            np.concatenate(edges), np.concatenate(points), np.concatenate(rows), matched.alone[:0]
+        ),
+        len(matched.alone),
+    )
+
+
+def _rows_of_cuts(matched: Matched, pieces: np.ndarray, net: Engine) -> np.ndarray:
+    """Row ids of the edges, where a cut of the domain stands for a unit's hyperplane too."""
+    rows = matched.rows.copy()
+    for e in np.flatnonzero(rows >= net.rows).tolist():
+        i, j = matched.edges[e]
+        unit = int(np.argmax(pieces[i] != pieces[j]))
+        layer = next(part for part in net.layers if unit < part.unit_slice.stop)
+        here, there = int(pieces[i][unit]), int(pieces[j][unit])
+        slot = there if layer.is_max else here if there > here else here - 1
+        rows[e] = layer.first_row + (unit - layer.first_unit) * layer.slots + slot
+    return rows
