@@ -1,4 +1,4 @@
-"""The command line: ``polytope demo`` and ``polytope certify``.
+"""The command line: ``polytope demo``, ``polytope certify`` and ``polytope regions``.
 
 Tables go to stdout, progress and messages to stderr.  A mistake of the user is one line on
 stderr, beginning with ``polytope: error:``.
@@ -10,8 +10,7 @@ import argparse
 import os
 import sys
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
@@ -20,20 +19,26 @@ import numpy as np
 
 from polytope.datasets import load_points
 from polytope.demo import REGIONS, run_demo
-from polytope.errors import (
-    EquivalenceError,
-    FileProblem,
-    InputError,
-    Notice,
-    PolytopeError,
+from polytope.errors import EquivalenceError, FileProblem, InputError, PolytopeError
+from polytope.options import (
+    BAD_USE,
+    EXIT_CODES,
+    FAILED,
+    INTERRUPTED,
+    OK,
+    read_count,
+    read_model,
+    read_norm,
+    read_rows,
+    read_shape,
 )
-from polytope.inputs import as_norm
-from polytope.model import Network, compile
+from polytope.regions_command import add_regions
 from polytope.report import Report, progress_bar, say
 from polytope.robustness.certificates import Certificates
 from polytope.robustness.theorem import certify
 from polytope.sets import as_box
 from polytope.tables import check_table_path, check_writable, write_file, write_table
+
 
 class _Parser(argparse.ArgumentParser):
     """Reports a mistake in one line."""
@@ -59,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else BAD_USE
     except KeyboardInterrupt:
-        say("polytope: stopped by Ctrl-C before any row was finished")
+        say("polytope: stopped by Ctrl-C before anything was finished")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone; keep Python from complaining about it at exit.
@@ -72,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"polytope: error: {_one_line(error)}")
         return BAD_USE
     except MemoryError:
-        say("polytope: error: out of memory; choose fewer --rows")
+        say("polytope: error: out of memory; choose fewer --rows or --max-regions")
         return FAILED
 
 
@@ -139,13 +144,19 @@ def _parser() -> argparse.ArgumentParser:
         help="save the table: .csv, .json (infinite bounds are null) or .parquet",
     )  # fmt: skip
     own.set_defaults(run=_certify)
+
+    add_regions(commands)
     return parser
 
 
 def _add_search(parser: argparse.ArgumentParser, regions: int) -> None:
-    """The options that both commands have."""
+    """The options of a search for the nearest change of decision."""
     parser.add_argument(
-        "--norm", metavar="P", type=read_norm, default=2.0, help="1, 2, inf or any P >= 1 (default: 2)"
+        "--norm",
+        metavar="P",
+        type=read_norm,
+        default=2.0,
+        help="1, 2, inf or any P >= 1 (default: 2)",
     )
     parser.add_argument(
         "--max-regions", "--regions", metavar="N", type=read_count, default=regions,

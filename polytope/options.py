@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,13 +15,15 @@ from polytope.inputs import as_norm
 from polytope.model import Network, compile
 from polytope.report import say
 
+Value = TypeVar("Value")
+
 OK, FAILED, BAD_USE, INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = """\
 exit codes:
   0    done
   1    the run failed
   2    a mistake in the command, or an unusable model, data or output file
-  130  stopped by Ctrl-C; the rows finished so far are shown and saved
+  130  stopped by Ctrl-C; what was finished is shown and saved
 """
 
 
@@ -35,11 +38,11 @@ def read_model(path: str, shape: tuple[int, ...] | None) -> Network:
     return net
 
 
-def _argument(kind: str) -> Callable[[Callable[[str], object]], Callable[[str], object]]:
+def _argument(kind: str) -> Callable[[Callable[[str], Value]], Callable[[str], Value]]:
     """A reader of one option, whose failures argparse reports with what was expected."""
 
-    def wrap(read: Callable[[str], object]) -> Callable[[str], object]:
-        def reader(text: str) -> object:
+    def wrap(read: Callable[[str], Value]) -> Callable[[str], Value]:
+        def reader(text: str) -> Value:
             try:
                 return read(text)
             except ValueError as error:
@@ -52,11 +55,13 @@ def _argument(kind: str) -> Callable[[Callable[[str], object]], Callable[[str], 
 
 @_argument("1, 2, inf or another number of at least 1")
 def read_norm(text: str) -> float:
+    """The exponent of a norm."""
     return as_norm(text)
 
 
 @_argument("a whole number of at least 1")
 def read_count(text: str) -> int:
+    """A count, such as of regions."""
     value = int(text)
     if value < 1:
         raise ValueError
@@ -65,6 +70,7 @@ def read_count(text: str) -> int:
 
 @_argument("rows as A:B (0:20) or one row (7)")
 def read_rows(text: str) -> slice:
+    """A range of rows."""
     if ":" not in text:
         row = int(text)
         return slice(row, row + 1 if row != -1 else None)
@@ -76,6 +82,7 @@ def read_rows(text: str) -> slice:
 
 @_argument("positive whole numbers as in 1,28,28")
 def read_shape(text: str) -> tuple[int, ...]:
+    """The shape of an input."""
     sizes = tuple(int(part) for part in text.split(","))
     if min(sizes) < 1:
         raise ValueError

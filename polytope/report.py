@@ -1,4 +1,4 @@
-"""What the command line shows: a progress bar, a table of certificates, a summary."""
+"""What the command line shows: progress, a table of certificates, summaries."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from typing import TextIO
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
+from polytope.graph import RegionGraph
 from polytope.robustness.certificates import Certificates
 
 
@@ -47,9 +56,45 @@ def progress_bar(text: str) -> Iterator[Bar]:
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )  # fmt: skip
+    with _progress(*columns) as progress:
+        yield Bar(progress, text)
+
+
+class Counter:
+    """A progress callback, ``counter(found)``, for a search whose end is not known."""
+
+    def __init__(self, progress: Progress, before: str, text: str) -> None:
+        self._progress, self._text = progress, text
+        self._task = progress.add_task(before, total=None)
+
+    def __call__(self, found: int) -> None:
+        """Show that `found` things are found so far."""
+        self._progress.update(self._task, completed=found, description=self._text)
+
+
+@contextmanager
+def counter(before: str, text: str) -> Iterator[Counter]:
+    """A growing number on stderr while the block runs, as `progress_bar` otherwise.
+
+    Parameters
+    ----------
+    before, text : str
+        What is shown before the first thing is found, and from then on.
+    """
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,.0f}"),
+        TimeElapsedColumn(),
+    )  # fmt: skip
+    with _progress(*columns) as progress:
+        yield Counter(progress, before, text)
+
+
+@contextmanager
+def _progress(*columns: ProgressColumn) -> Iterator[Progress]:
+    """Progress on stderr; a block that fails leaves none behind."""
     with Progress(*columns, console=Console(stderr=True, highlight=False)) as progress:
         try:
-            yield Bar(progress, text)
+            yield progress
         except BaseException:
             progress.live.transient = True
             raise
@@ -131,3 +176,56 @@ class Report:
 def _verdict(status: str) -> str:
     """A status as the table's answer to "exact?"."""
     return {"exact": "yes", "interval": "no"}.get(status, status)
+
+
+#: Why a search ended early, in words.
+STOPPED = {
+    "max_regions": "stopped at --max-regions",
+    "time_limit": "stopped at --time-limit",
+    "interrupt": "stopped by Ctrl-C",
+}
+
+
+def graph_summary(graph: RegionGraph, seconds: float, before: int = 0) -> list[str]:
+    """What was found, how it hangs together, how it was settled, and how fast.
+
+    Parameters
+    ----------
+    graph : RegionGraph
+    seconds : float
+        Time of the search.
+    before : int
+        Regions that an earlier search had found.
+
+    Returns
+    -------
+    list of str
+        Lines in two columns.  Regions are merged for a complete graph only: a partial one
+        does not show what is connected.
+    """
+    count = len(graph)
+    if graph.complete:
+        extent = "complete: every region of the domain"
+    else:
+        extent = f"partial: {STOPPED.get(graph.stopped, 'stopped early')}, there are more"
+    rows = [("regions", f"{count:,}", extent)]
+    neighbors = np.bincount(graph.edges.reshape(-1), minlength=count)
+    rows.append((
+        "shared facets", f"{len(graph.edges):,}",
+        f"of each region {neighbors.min()} to {neighbors.max()}, on average {neighbors.mean():.2f}",
+    ))  # fmt: skip
+    if graph.complete:
+        linear = int(graph.linear_regions().max()) + 1
+        rows.append(
+            ("linear regions", f"{linear:,}", "after merging neighbours with one affine map")
+        )
+    rows.append((
+        "exact verdicts", f"{graph.exact_verdicts:,}",
+        "taken in rational arithmetic, where rounding could not decide",
+    ))  # fmt: skip
+    new = count - before
+    rate = new / seconds if seconds > 0 else math.inf
+    what = f"{rate:,.0f} regions a second" + (f" ({before:,} were there before)" if before else "")
+    rows.append(("time", f"{seconds:.1f} s", what))
+    wide = max(len(value) for _, value, _ in rows)
+    return [f"{name:<15}{value:>{wide}}   {text}" for name, value, text in rows]

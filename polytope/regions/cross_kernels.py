@@ -15,7 +15,7 @@ from polytope.regions.program import UNIT, Program
 from polytope.regions.row_kernels import output_rows, slot_row, value_rows
 from polytope.regions.vertex_kernels import layer_of
 from solvers.compiled import kernel
-from solvers.simplex import FACET, UNDECIDED, facets_kernel
+from solvers.simplex import FACET, UNDECIDED, Work, facets_kernel
 
 #: What became of a region: expanded, or its inside was not reached in floats.
 EXPANDED, OPEN = 0, 1
@@ -61,7 +61,6 @@ class Tools(NamedTuple):
     verdict: np.ndarray
     witness: np.ndarray
     support: np.ndarray
-    stats: np.ndarray
 
 
 @kernel
@@ -286,7 +285,7 @@ def expand(
             tools.ask[j] = region.ids[j] < net_rows
         facets_kernel(
             region.A[:m], region.b[:m], region.error[:m], points[q], reach, tools.ask[:m],
-            tools.verdict[:m], tools.witness[:m], tools.support[:m], simplex, tools.stats,
+            tools.verdict[:m], tools.witness[:m], tools.support[:m], simplex,
         )  # fmt: skip
         begun = count
         for j in range(m):

@@ -293,7 +293,7 @@ class _Worker:
         )
         self.tools = kernels.Tools(
             np.zeros(m, np.bool_), np.zeros(m, np.int64), np.zeros((m, k)),
-            np.zeros((m, k), np.int64), np.zeros(8, np.int64),
+            np.zeros((m, k), np.int64),
         )  # fmt: skip
         self.simplex = simplex_work(m, k)
         room = max(4 * m, 32 * BATCH)
