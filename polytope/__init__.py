@@ -40,6 +40,7 @@ from polytope.margins import (  # noqa: E402
 from polytope.model import Network, compile, load  # noqa: E402
 from polytope.pattern import ActivationPattern  # noqa: E402
 from polytope.region import Region  # noqa: E402
+from polytope.region_plot import plot_regions  # noqa: E402
 from polytope.robustness.certificates import Certificates  # noqa: E402
 from polytope.robustness.theorem import certify  # noqa: E402
 from polytope.sets import Ball, Box, HPolytope  # noqa: E402
@@ -65,6 +66,7 @@ __all__ = [
     "decision_distance",
     "directional_margin",
     "load",
+    "plot_regions",
     "region_graph",
     "resume",
     "stability_intervals",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from polytope.errors import InputError
+from polytope.errors import FileProblem, InputError, Notice
 from polytope.graph import RegionGraph
 from polytope.inputs import as_batch
 from polytope.model import Network
@@ -88,7 +89,8 @@ def region_graph(
     SmoothActivation
         If the network is not piecewise linear.
     FileProblem
-        If `save` cannot be written.
+        If `save` cannot be written to, which is tried before the search.  What cannot be saved
+        later (the disk is full) is told in a `Notice`: the search goes on and returns its graph.
     """
     from polytope.regions.search import Limits, search  # compiled code: only when it is wanted
 
@@ -100,9 +102,7 @@ def region_graph(
         )
     over = as_domain(net, domain)
     begin = None if start is None else _start(net, over, start)
-    limits = Limits(
-        max_regions, time_limit, workers, progress, _saver(net, over, save), save_every
-    )
+    limits = Limits(max_regions, time_limit, workers, progress, _saver(net, over, save), save_every)
     outcome = search(net, over, limits, begin, method, order)
     return _graph(net, over, outcome, save)
 
@@ -158,7 +158,11 @@ def _graph(
     """The result, saved where that was asked for."""
     graph = RegionGraph(net, domain, outcome.found, outcome.state, outcome.stopped)
     if save is not None:
-        graph.save(save)
+        try:
+            graph.save(save)
+        except FileProblem as error:
+            message = f"{error}; the graph was returned unsaved: graph.save() it elsewhere"
+            warnings.warn(message, Notice, stacklevel=3)
     return graph
 
 
@@ -166,6 +170,8 @@ def _saver(
     net: Network, domain: Domain, path: str | os.PathLike[str] | None
 ) -> Callable[[Complex, Mapping[str, np.ndarray]], None] | None:
     """What saves a search as it goes.
+
+    A save that fails later (a full disk) is told in a notice and does not end the search.
 
     Raises
     ------
@@ -177,7 +183,10 @@ def _saver(
     check_writable(Path(path))
 
     def save(found: Complex, state: Mapping[str, np.ndarray]) -> None:
-        save_complex(path, Saved(net.hash, domain, found, state))
+        try:
+            save_complex(path, Saved(net.hash, domain, found, state))
+        except FileProblem as error:
+            warnings.warn(f"{error}; the search goes on unsaved", Notice, stacklevel=2)
 
     return save
 

@@ -101,21 +101,22 @@ def read_positive(text: str) -> float:
 @_argument("a file and its rows, as in points.npz:0,1,2")
 def read_place(text: str) -> tuple[str, tuple[int, ...]]:
     """Some rows of a file."""
-    path, colon, rows = text.rpartition(":")
-    if not (path and colon):
+    path, _, rows = text.rpartition(":")
+    if not path or path.rpartition(":")[2].lstrip("-").isdecimal():  # no file, or a range 0:3
         raise ValueError
     return path, tuple(int(row) for row in rows.split(","))
 
 
 def points_at(
-    place: tuple[str, tuple[int, ...]], scale: float | None, option: str
+    place: tuple[str, tuple[int, ...]], net: Network, scale: float | None, option: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The points, and labels if there are any, in some rows of a file of points.
+    """The points (rows, D), and labels if there are any, in some rows of a file of points.
 
     Raises
     ------
     FileProblem, InputError
-        As `load_points` does, and for a row that the file does not have.
+        As `load_points` does, for a row that the file does not have, and for points that do not
+        fit the network.
     """
     path, rows = place
     X, y = load_points(path, scale)
@@ -125,4 +126,10 @@ def points_at(
                 f"{option}: '{path}' has {len(X)} rows, there is no row {row}; rows count from 0"
             )
     chosen = list(rows)
+    X = X.reshape(len(X), -1)
+    if X.shape[1] != net.input_size:
+        raise InputError(
+            f"{option}: the points of '{path}' have {X.shape[1]} coordinates, but the network has "
+            f"{net.input_size} inputs"
+        )
     return X[chosen], None if y is None else y[chosen]

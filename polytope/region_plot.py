@@ -16,11 +16,12 @@ from polytope.graph import RegionGraph
 from polytope.inputs import as_batch
 from polytope.plot import HUES, INK, new_figure
 from polytope.regions.domain import Domain
-from polytope.regions.tiles import Tiles, around, domain_outline, tiles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from polytope.regions.tiles import Tiles
 
 CIRCLE, ARROW, BORDER = "#b2182b", "#1a1a1a", "#3d3d3d"
 #: Points up to this many are numbered discs, more are dots (as are those with circles).
@@ -29,7 +30,8 @@ NUMBERED = 12
 LONGEST = 0.14
 #: Borders are this wide in a picture of so many regions, and thinner with more.
 BORDER_WIDTH, FEW = 0.6, 600
-COLUMNS, WIDTH = 3, 5.0
+#: Panels in a row; inches: a panel's width, its tick labels, its title and axis name.
+COLUMNS, WIDTH, SIDE, HEADING = 3, 5.0, 0.6, 1.1
 TITLE, SMALL = 13, 9
 
 
@@ -72,16 +74,26 @@ def plot_regions(
     InputError
         If a domain is not two-dimensional and bounded, or the points do not fit or lie off it.
     """
+    from polytope.regions.tiles import domain_outline, tiles_of  # compiled: only when wanted
+
     panels = {"": graphs} if isinstance(graphs, RegionGraph) else dict(graphs)
     if not panels:
         raise InputError("plot_regions: expected one graph or more, got none")
     outlines = [domain_outline(graph.domain) for graph in panels.values()]
     tiles = [tiles_of(graph.net, graph.domain, graph.found) for graph in panels.values()]
+    partial = not all(graph.complete for graph in panels.values())
+    marked = points is not None
+    nets = [graph.net for graph in panels.values()]
+    dots = marked and (circles or len(as_batch(nets[0], points, name="points")) > NUMBERED)
+    handles = _handles(tiles, marked, dots, circles and marked, arrows and marked, partial)
     columns = min(len(panels), COLUMNS)
     rows = math.ceil(len(panels) / columns)
+    entries = min(len(handles), 2 * columns + 2)
     width = WIDTH if len(panels) > 1 else 1.5 * WIDTH
     tallest = max(np.ptp(outline[:, 1]) / np.ptp(outline[:, 0]) for outline in outlines)
-    figure = new_figure(width * columns, rows * (width * min(max(tallest, 0.4), 1.6) + 0.7) + 0.6)
+    below = 0.4 + 0.2 * math.ceil(len(handles) / entries)
+    height = (width - SIDE) * min(max(tallest, 0.4), 1.6) + HEADING
+    figure = new_figure(width * columns, rows * height + below)
     figure.set_layout_engine("constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes in grid[len(panels) :]:
@@ -90,9 +102,10 @@ def plot_regions(
         grid, panels.items(), outlines, tiles, strict=False
     ):
         draw_tiles(axes, shown, outline)
+        size = float(np.ptp(outline, axis=0).max())
         notes = [f"{len(graph):,} regions" + ("" if graph.complete else " found so far")]
         if points is not None:
-            notes += _draw_points(axes, graph, points, labels, circles, arrows, np.ptp(outline))
+            notes += _draw_points(axes, graph, points, labels, size, dots, circles, arrows)
         heading = name or title or "Linear regions of a network on a plane"
         axes.set_title(heading, loc="left", fontsize=TITLE if not name else 11, pad=20)
         note = axes.text(
@@ -105,9 +118,10 @@ def plot_regions(
         axes.tick_params(labelsize=8)
     if title and len(panels) > 1:
         figure.suptitle(title, x=0.01, ha="left", fontsize=TITLE)
-    partial = not all(graph.complete for graph in panels.values())
-    marked = points is not None
-    _legend(figure, tiles, circles and marked, arrows and marked, partial, 4 * columns - 1)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=entries, frameon=False,
+        fontsize=SMALL, handlelength=1.8,
+    )  # fmt: skip
     return figure
 
 
@@ -139,7 +153,7 @@ def draw_tiles(axes: Axes, tiles: Tiles, outline: np.ndarray) -> None:
         Polygon(outline, closed=True, fill=False, edgecolor=INK, linewidth=0.8, zorder=5)
     )
     low, high = outline.min(axis=0), outline.max(axis=0)
-    room = 0.01 * float((high - low).max())
+    room = 0.02 * float((high - low).max())
     axes.set(
         xlim=(low[0] - room, high[0] + room), ylim=(low[1] - room, high[1] + room), aspect="equal"
     )
@@ -151,12 +165,15 @@ def _draw_points(
     graph: RegionGraph,
     points: object,
     labels: object,
+    size: float,
+    dots: bool,
     circles: bool,
     arrows: bool,
-    size: float,
 ) -> list[str]:
     """Mark points, with their margins and gradients; what the picture's note says of them."""
     from matplotlib.collections import EllipseCollection
+
+    from polytope.regions.tiles import around
 
     net, domain = graph.net, graph.domain
     at = domain.coordinates(as_batch(net, points, name="points").flatten(1).cpu().numpy())
@@ -190,7 +207,7 @@ def _draw_points(
                 zorder=7,
             )  # fmt: skip
         notes.append(f"longest gradient {longest:.3g}")
-    if circles or len(at) > NUMBERED:
+    if dots:
         colours = [HUES[c % len(HUES)] for c in classes.tolist()]
         axes.scatter(
             at[:, 0], at[:, 1], s=16, c=colours, edgecolors="white", linewidths=0.6, zorder=8
@@ -215,33 +232,41 @@ def _axis_names(domain: Domain) -> tuple[str, str]:
     return "distance within the slice ($\\ell_2$)", ""
 
 
-def _legend(
-    figure: Figure, tiles: list[Tiles], circles: bool, arrows: bool, partial: bool, columns: int
-) -> None:
-    """What the lines and hues mean, below the pictures."""
+def _handles(
+    tiles: list[Tiles], marked: bool, dots: bool, circles: bool, arrows: bool, partial: bool
+) -> list[Any]:
+    """The entries of the legend: what hues, lines and marks mean."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     handles: list[Any] = [
-        Patch(facecolor=HUES[c % len(HUES)], alpha=0.45, label=f"decided {c}")
+        Patch(facecolor=HUES[c % len(HUES)], alpha=0.45, label=f"class {c}")
         for c in np.unique(np.concatenate([shown.label for shown in tiles])).tolist()
     ]
     if any(len(shown.decision) for shown in tiles):
         handles.append(Line2D([], [], color=INK, linewidth=2.2, label="decision boundary"))
     handles.append(Line2D([], [], color=BORDER, linewidth=0.6, label="border of a region"))
+    marks: dict[str, Any] = {"marker": "o", "linestyle": "none"}
+    if marked and not dots:
+        handles.append(
+            Line2D([], [], markerfacecolor="white", markeredgecolor=INK, markersize=9,
+                   label="point and its class", **marks)
+        )  # fmt: skip
+    elif marked:
+        handles.append(
+            Line2D([], [], markerfacecolor=HUES[0], markeredgecolor="white", markersize=6,
+                   label="point (hue: its class)", **marks)
+        )  # fmt: skip
     if circles:
         handles.append(
-            Line2D([], [], color=CIRCLE, marker="o", markerfacecolor="none", linestyle="none",
-                   markersize=9, label="margin: distance to the nearest border")
+            Line2D([], [], color=CIRCLE, markerfacecolor="none", markersize=9,
+                   label="margin: nearest border", **marks)
         )  # fmt: skip
     if arrows:
         handles.append(
             Line2D([], [], color=ARROW, marker=r"$\rightarrow$", linestyle="none",
-                   markersize=12, label="gradient")
+                   markersize=12, label="gradient of the decision")
         )  # fmt: skip
     if partial:
         handles.append(Patch(facecolor="white", edgecolor="#888888", label="not found yet"))
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(handles), columns),
-        frameon=False, fontsize=SMALL, handlelength=1.8,
-    )  # fmt: skip
+    return handles

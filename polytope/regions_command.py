@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from polytope.enumeration import region_graph, resume
-from polytope.errors import FileProblem, InputError
+from polytope.errors import FileProblem, InputError, Notice
 from polytope.graph import RegionGraph
 from polytope.model import Network
 from polytope.options import (
@@ -29,6 +31,7 @@ from polytope.options import (
     read_positive,
     read_shape,
 )
+from polytope.region_plot import plot_regions
 from polytope.regions.domain import Domain, as_domain
 from polytope.report import counter, graph_summary, say
 from polytope.sets import Ball, BoxLike
@@ -156,23 +159,31 @@ def _regions(arguments: argparse.Namespace) -> int:
         over = as_domain(net, domain)
     if arguments.plot is not None:
         _check_plane(over, arguments.slice is not None)
+    save = arguments.save or arguments.resume
+    start = _start(arguments, net)
     seconds = time.perf_counter()
-    with counter("starting (the first run compiles the engine)", "regions found") as progress:
+    with (
+        warnings.catch_warnings(record=True) as unsaved,
+        counter("starting (the first run compiles the engine)", "regions found") as progress,
+    ):
+        warnings.simplefilter("always", Notice)
         if begun is not None:
             graph = resume(
                 begun, max_regions=arguments.max_regions, workers=arguments.workers,
-                time_limit=arguments.time_limit, progress=progress,
-                save=arguments.save or arguments.resume,
+                time_limit=arguments.time_limit, progress=progress, save=save,
             )  # fmt: skip
         else:
             graph = region_graph(
-                net, domain, arguments.max_regions, _start(arguments), order=arguments.order,
+                net, domain, arguments.max_regions, start, order=arguments.order,
                 workers=arguments.workers, time_limit=arguments.time_limit, progress=progress,
-                save=arguments.save,
+                save=save,
             )  # fmt: skip
         progress(len(graph))
     seconds = time.perf_counter() - seconds
-    written, failed = _write(graph, arguments, marked)
+    jobs = _jobs(graph, arguments, marked)
+    if save is not None and any(issubclass(w.category, Notice) for w in unsaved):
+        jobs.append(("search", save, graph.save))  # the disk was full: is it still?
+    written, failed = _write(jobs)
     for line in graph_summary(graph, seconds, 0 if begun is None else len(begun)):
         say(line, sys.stdout)
     for kind, path in written:
@@ -180,10 +191,13 @@ def _regions(arguments: argparse.Namespace) -> int:
     for error in failed:
         say(f"polytope: error: {error}")
     if graph.stopped:
-        say(_how_to_go_on(arguments))
-    if failed:
-        return BAD_USE
-    return INTERRUPTED if graph.stopped == "interrupt" else OK
+        kept = [path for _, path in written if path.suffix.lower() == ".npz"]
+        if save is not None and save not in [path for _, path, _ in jobs]:
+            kept.append(save)
+        say(_how_to_go_on(arguments, kept))
+    if graph.stopped == "interrupt":
+        return INTERRUPTED
+    return BAD_USE if failed else OK
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -201,23 +215,52 @@ def _check(arguments: argparse.Namespace) -> None:
         both = [other for other in others if {option, other} <= given]
         if both:
             raise InputError(f"--{option} and --{both[0]} do not go together: leave one out")
-    for option, needed in (("margin", "slice"), ("norm", "ball")):
-        if option in given and needed not in given:
-            raise InputError(f"--{option} belongs to --{needed}, which is missing")
+    for option, needed in (
+        ("margin", ["slice"]), ("norm", ["ball"]), ("scale", ["slice", "ball", "start"]),
+    ):  # fmt: skip
+        if option in given and not given & set(needed):
+            names = " or ".join(f"--{name}" for name in needed)
+            raise InputError(f"--{option} belongs to {names}, which is missing")
     if arguments.order == "nearest" and arguments.start is None and arguments.resume is None:
         raise InputError("--order nearest needs --start FILE:ROW, the point to be near to")
+    _check_outputs(arguments)
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse output files of other kinds, that cannot be written, or that something is lost by.
+
+    Raises
+    ------
+    FileProblem
+    """
     targets: list[tuple[str, Path, tuple[str, ...]]]
     targets = [("--out", path, (*GRAPHS, *TABLES)) for path in arguments.out]
     if arguments.save is not None:
         targets.append(("--save", arguments.save, (".npz",)))
     if arguments.plot is not None:
         targets.append(("--plot", arguments.plot, PICTURES))
+    places = [arguments.slice, arguments.start]
+    sources = [arguments.model, *(place[0] for place in places if place is not None)]
+    if arguments.ball is not None:
+        sources.append(arguments.ball[0].rpartition(":")[0])
+    kept = {Path(source).resolve() for source in sources}
     for option, path, suffixes in targets:
         if path.suffix.lower() not in suffixes:
             raise FileProblem(
                 f"{option}: cannot write '{path}': expected a name in {', '.join(suffixes)}"
             )
         check_writable(path)
+        if path.resolve() in kept:
+            raise FileProblem(
+                f"{option}: '{path}' is written by this command twice, or is the model or the "
+                "data that it reads; give another name"
+            )
+        kept.add(path.resolve())
+    if arguments.resume is None and arguments.save is not None and arguments.save.exists():
+        raise FileProblem(
+            f"--save: '{arguments.save}' exists: go on with it by --resume {arguments.save}, "
+            "delete it, or give another name"
+        )
 
 
 def _domain(
@@ -236,22 +279,19 @@ def _domain(
             place, size = read_place(text), read_positive(radius)
         except argparse.ArgumentTypeError as error:
             raise InputError(f"--ball: {error}") from error
-        center, _ = points_at(place, arguments.scale, "--ball")
+        center, _ = points_at(place, net, arguments.scale, "--ball")
         if len(center) != 1:
             raise InputError(f"--ball: got {len(center)} rows, expected one: the center")
         return Ball(center[0], size, arguments.norm or 2.0), None
     if arguments.slice is None:
         return box, None
-    points, labels = points_at(arguments.slice, arguments.scale, "--slice")
-    if points[0].size != net.input_size:
-        raise InputError(
-            f"--slice: the points have {points[0].size} coordinates, but the network has "
-            f"{net.input_size} inputs"
-        )
+    points, labels = points_at(arguments.slice, net, arguments.scale, "--slice")
+    if len(points) < 2:
+        raise InputError("--slice: got one row, expected two for a line or three for a plane")
     return Slice(points, box, arguments.margin), _Marked(points, labels)
 
 
-def _start(arguments: argparse.Namespace) -> np.ndarray | None:
+def _start(arguments: argparse.Namespace, net: Network) -> np.ndarray | None:
     """The point to start from.
 
     Raises
@@ -260,7 +300,9 @@ def _start(arguments: argparse.Namespace) -> np.ndarray | None:
     """
     if arguments.start is None:
         return None
-    points, _ = points_at(arguments.start, arguments.scale, "--start")
+    points, _ = points_at(arguments.start, net, arguments.scale, "--start")
+    if len(points) != 1:
+        raise InputError(f"--start: got {len(points)} rows, expected one")
     return points
 
 
@@ -282,11 +324,13 @@ def _check_plane(domain: Domain, sliced: bool) -> None:
         raise InputError(f"--plot needs a bounded domain: give {cure}")
 
 
-def _write(
-    graph: RegionGraph, arguments: argparse.Namespace, marked: _Marked | None
-) -> tuple[list[tuple[str, Path]], list[FileProblem]]:
-    """Write all files that were asked for: what was written, and what could not be."""
-    jobs: list[tuple[str, Path, Callable[[Path], None]]] = []
+#: What is written: its kind, where, and by what.
+Job = tuple[str, Path, Callable[[Path], None]]
+
+
+def _jobs(graph: RegionGraph, arguments: argparse.Namespace, marked: _Marked | None) -> list[Job]:
+    """The files that were asked for."""
+    jobs: list[Job] = []
     for path in arguments.out:
         suffix = path.suffix.lower()
         if suffix == ".npz":
@@ -296,7 +340,13 @@ def _write(
         else:
             jobs.append(("table", path, lambda file: write_table(graph.statistics(), file)))
     if arguments.plot is not None:
-        jobs.append(("picture", arguments.plot, lambda file: _draw(graph, marked, file)))
+        title = f"Linear regions of {Path(arguments.model).name}"
+        jobs.append(("picture", arguments.plot, lambda file: _draw(graph, marked, title, file)))
+    return jobs
+
+
+def _write(jobs: list[Job]) -> tuple[list[tuple[str, Path]], list[FileProblem]]:
+    """Write files: what was written, and what could not be."""
     written, failed = [], []
     for kind, path, write in jobs:
         try:
@@ -308,20 +358,18 @@ def _write(
     return written, failed
 
 
-def _draw(graph: RegionGraph, marked: _Marked | None, path: Path) -> None:
+def _draw(graph: RegionGraph, marked: _Marked | None, title: str, path: Path) -> None:
     """Draw the graph to a file."""
-    from polytope.region_plot import plot_regions
-
     points, labels = (None, None) if marked is None else (marked.points, marked.labels)
-    figure = plot_regions(graph, points, labels=labels)
+    figure = plot_regions(graph, points, labels=labels, title=title)
     write_file(path, lambda file: figure.savefig(file))
 
 
-def _how_to_go_on(arguments: argparse.Namespace) -> str:
-    """What to type after an early end."""
-    kept = [arguments.save, arguments.resume]
-    kept += [path for path in arguments.out if path.suffix.lower() == ".npz"]
-    file = next((path for path in kept if path is not None), None)
-    if file is None:
-        return "polytope: note: with --save FILE.npz the search could be gone on with"
-    return f"polytope: go on with: polytope regions {arguments.model} --resume {file}"
+def _how_to_go_on(arguments: argparse.Namespace, kept: list[Path]) -> str:
+    """What to type after an early end, where the search was kept in files."""
+    if not kept:
+        return "polytope: note: nothing was saved to go on from; --save FILE.npz does so"
+    words = ["polytope", "regions", str(arguments.model), "--resume", str(kept[0])]
+    if arguments.input_shape is not None:
+        words += ["--input-shape", ",".join(str(n) for n in arguments.input_shape)]
+    return f"polytope: go on with: {shlex.join(words)}"

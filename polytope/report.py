@@ -224,8 +224,9 @@ def graph_summary(graph: RegionGraph, seconds: float, before: int = 0) -> list[s
         "taken in rational arithmetic, where rounding could not decide",
     ))  # fmt: skip
     new = count - before
-    rate = new / seconds if seconds > 0 else math.inf
-    what = f"{rate:,.0f} regions a second" + (f" ({before:,} were there before)" if before else "")
-    rows.append(("time", f"{seconds:.1f} s", what))
+    rate = f"{new / seconds if seconds > 0 else math.inf:,.0f} regions a second"
+    if before:
+        rate = f"{rate}; {before:,} were found before" if new else "all were found before"
+    rows.append(("time", f"{seconds:.1f} s", rate))
     wide = max(len(value) for _, value, _ in rows)
     return [f"{name:<15}{value:>{wide}}   {text}" for name, value, text in rows]

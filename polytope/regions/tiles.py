@@ -115,7 +115,7 @@ def around(
 ) -> Local:
     """The network around coordinates (n, k), frozen to patterns (by default their own)."""
     x = torch.as_tensor(domain.lift(points)).reshape(-1, *net.input_shape)
-    basis = np.eye(domain.size) if domain.basis is None else domain.basis
+    basis = np.eye(domain.size) if domain.basis is None else domain.basis.copy()
     tangents = torch.as_tensor(basis).reshape(1, -1, *net.input_shape)
     decide = None if pieces is None else given_pieces(torch.as_tensor(pieces.astype(np.int64)))
     with torch.no_grad():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import polytope as pt
-from polytope import cli, datasets, tables
+from polytope import datasets, options, tables
 from polytope.cli import main
 from polytope.errors import EquivalenceError, FileProblem
 from polytope.report import Bar
@@ -195,7 +195,7 @@ def test_a_failed_run_is_code_1(files, capsys, monkeypatch):
     def broken(*_):
         raise EquivalenceError("the graph\ndiffers")
 
-    monkeypatch.setattr(cli, "compile", broken)
+    monkeypatch.setattr(options, "compile", broken)
     assert certify(files) == 1
     assert mistake(capsys) == "polytope: error: the graph differs"
 
@@ -220,7 +220,7 @@ def test_ctrl_c_before_the_work(files, capsys, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "compile", stopped)
+    monkeypatch.setattr(options, "compile", stopped)
     assert certify(files) == 130
     assert capsys.readouterr().err.startswith("polytope: stopped by Ctrl-C")
 
