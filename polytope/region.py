@@ -17,6 +17,7 @@ from polytope.network.engine import Engine, LayerState
 from polytope.network.ir import Layer, Max
 from polytope.network.rounding import rounding_bounds
 from polytope.pattern import ActivationPattern
+from polytope.regions.behind import patterns_behind
 from polytope.regions.domain import Domain, as_domain
 from polytope.regions.facets import Facets, facets_of
 from polytope.regions.section import Section
@@ -268,6 +269,26 @@ class Region:
             If the region has no interior in the domain, or the domain is an l_2 ball.
         """
         return facets_of(self.section(domain))
+
+    def neighbors(self, domain: DomainLike = None) -> list[Region]:
+        """The regions behind the facets, those on the domain's own boundary left out.
+
+        One for each facet, in the order of `facets`; all units whose hyperplanes coincide there
+        have flipped.  Which pieces lie behind is decided in exact arithmetic.  The `point` of a
+        neighbour lies on the shared facet.
+
+        Raises
+        ------
+        InputError
+            If the region has no interior in the domain, or the domain is an l_2 ball.
+        """
+        section, net = self.section(domain), self.units.net
+        return [
+            region_at(
+                net, section.domain.lift(point), ActivationPattern.from_pieces(pieces, net.layout)
+            )
+            for pieces, point in patterns_behind(section)
+        ]
 
     def vertices(self, domain: DomainLike = None) -> np.ndarray:
         """The vertices (n, k) in the domain's coordinates (the inputs, unless it has others).
