@@ -209,11 +209,11 @@ def graph_summary(graph: RegionGraph, seconds: float, before: int = 0) -> list[s
     else:
         extent = f"partial: {STOPPED.get(graph.stopped, 'stopped early')}, there are more"
     rows = [("regions", f"{count:,}", extent)]
-    neighbors = np.bincount(graph.edges.reshape(-1), minlength=count)
-    rows.append((
-        "shared facets", f"{len(graph.edges):,}",
-        f"of each region {neighbors.min()} to {neighbors.max()}, on average {neighbors.mean():.2f}",
-    ))  # fmt: skip
+    each = "nothing is found yet"
+    if count:
+        ends = np.bincount(graph.edges.reshape(-1), minlength=count)
+        each = f"of each region {ends.min()} to {ends.max()}, on average {ends.mean():.2f}"
+    rows.append(("shared facets", f"{len(graph.edges):,}", each))
     if graph.complete:
         linear = int(graph.linear_regions().max()) + 1
         rows.append(
