@@ -30,8 +30,9 @@ NUMBERED = 12
 LONGEST = 0.14
 #: Borders are this wide in a picture of so many regions, and thinner with more.
 BORDER_WIDTH, FEW = 0.6, 600
-#: Panels in a row; inches: a panel's width, its tick labels, its title and axis name.
-COLUMNS, WIDTH, SIDE, HEADING = 3, 5.0, 0.6, 1.1
+#: Panels in a row; in inches, a panel's width, its tick labels, its title and axis name, and
+#: the room that an entry of the legend needs.
+COLUMNS, WIDTH, SIDE, HEADING, ENTRY = 3, 5.0, 0.6, 1.1, 1.85
 TITLE, SMALL = 13, 9
 
 
@@ -88,8 +89,8 @@ def plot_regions(
     handles = _handles(tiles, marked, dots, circles and marked, arrows and marked, partial)
     columns = min(len(panels), COLUMNS)
     rows = math.ceil(len(panels) / columns)
-    entries = min(len(handles), 2 * columns + 2)
     width = WIDTH if len(panels) > 1 else 1.5 * WIDTH
+    entries = min(len(handles), int(width * columns / ENTRY))
     tallest = max(np.ptp(outline[:, 1]) / np.ptp(outline[:, 0]) for outline in outlines)
     below = 0.4 + 0.2 * math.ceil(len(handles) / entries)
     height = (width - SIDE) * min(max(tallest, 0.4), 1.6) + HEADING
