@@ -178,12 +178,12 @@ def _pierce(
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _close(
-    grid: Floats, real: Floats, whole: Ints, k: int, slots: int, t: int, reach: float,
-    verdict: Ints, witness: Floats, support: Ints,
+    grid: Floats, real: Floats, whole: Ints, rank: Ints, k: int, slots: int, t: int,
+    reach: float, verdict: Ints, witness: Floats, support: Ints,
 ) -> int:  # fmt: skip
     """Settle the line of slot t, which is at its maximum; return the number of places."""
     p = whole[PLACE, t]
-    count = prove_redundant(grid, real, whole, k, t, reach)
+    count = prove_redundant(grid, real, whole, rank, k, t, reach)
     if count < 0:
         whole[STATE, p] = FAILED
         return slots
@@ -202,8 +202,8 @@ def _close(
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _climb(
-    grid: Floats, real: Floats, whole: Ints, k: int, n: int, slots: int, start: Floats,
-    t: int, reach: float, verdict: Ints, witness: Floats, support: Ints,
+    grid: Floats, real: Floats, whole: Ints, rank: Ints, k: int, n: int, slots: int,
+    start: Floats, t: int, reach: float, verdict: Ints, witness: Floats, support: Ints,
 ) -> tuple[int, int]:  # fmt: skip
     """Raise the line of slot t until it is settled; return the numbers of places and pivots."""
     p = whole[PLACE, t]
@@ -218,7 +218,7 @@ def _climb(
                 top = rise
                 j = h
         if j < 0:
-            slots = _close(grid, real, whole, k, slots, t, reach, verdict, witness, support)
+            slots = _close(grid, real, whole, rank, k, slots, t, reach, verdict, witness, support)
             return slots, pivots
         if grid[TABLE, j, t] < 0.0:
             for i in range(slots):
@@ -285,11 +285,12 @@ def _push(
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def search(
-    A: Floats, b: Floats, err: Floats, start: Floats, reach: float, ask: Bools,
-    verdict: Ints, witness: Floats, support: Ints, grid: Floats, real: Floats, whole: Ints,
+    A: Floats, b: Floats, err: Floats, depth: Ints, rank: Ints, start: Floats, reach: float,
+    ask: Bools, verdict: Ints, witness: Floats, support: Ints, grid: Floats, real: Floats,
+    whole: Ints,
 ) -> int:  # fmt: skip
     m, k = A.shape
-    n = load(A, b, err, start, grid, real, whole)
+    n = load(A, b, err, depth, start, grid, real, whole)
     for i in range(m):
         verdict[i] = ZERO
     for p in range(n):
@@ -305,7 +306,9 @@ def search(
         for i in range(slots - 1, k - 1, -1):
             if real[RATIO, i] < low and whole[STATE, whole[PLACE, i]] == OPEN:
                 if real[RATIO, i] < SMALL:
-                    slots = _close(grid, real, whole, k, slots, i, reach, verdict, witness, support)
+                    slots = _close(
+                        grid, real, whole, rank, k, slots, i, reach, verdict, witness, support
+                    )
                     t = i if t == slots else t
                 else:
                     low = real[RATIO, i]
@@ -320,6 +323,6 @@ def search(
             total += 1
         if t >= 0:
             slots, pivots = _climb(
-                grid, real, whole, k, n, slots, start, t, reach, verdict, witness, support
+                grid, real, whole, rank, k, n, slots, start, t, reach, verdict, witness, support
             )
             total += pivots

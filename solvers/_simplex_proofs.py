@@ -29,10 +29,11 @@ OFFSET, DOUBT, BLUR, SLACK, VAGUE, ERROR, SCALE = range(7)
 #: By place: its value, scratch. By coordinate or by column: scratch, a point, a multiplier.
 VALUE, RATIO, REST, POINT, TARGET, WEIGHT = range(7, 13)
 REALS = 13
-#: Rows of `whole`. By line: its row, whether its b is exactly 0, what is known of it; the line in
-#: each place; by column the line that is out, and the members of a proof with their coordinates.
-ROW, FLAT, STATE, PLACE, OUT, MEMBERS, AXES = range(7)
-WHOLES = 7
+#: Rows of `whole`. By line: its row, whether its b is exactly 0, what is known of it, its depth;
+#: the line in each place; by column the line that is out, and the members of a proof with their
+#: coordinates.
+ROW, FLAT, STATE, DEPTH, PLACE, OUT, MEMBERS, AXES = range(8)
+WHOLES = 8
 
 #: States of a line: redundant and dropped, not asked about or settled, open, given up.
 GONE, PASSIVE, OPEN, FAILED = -1, 0, 1, 2
@@ -48,8 +49,9 @@ STEEPEST = 0.125  # a hyperplane is met along a coordinate only if its normal is
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def load(
-    A: Floats, b: Floats, err: Floats, start: Floats, grid: Floats, real: Floats, whole: Ints
-) -> int:
+    A: Floats, b: Floats, err: Floats, depth: Ints, start: Floats, grid: Floats, real: Floats,
+    whole: Ints,
+) -> int:  # fmt: skip
     """Scale the rows that have a normal; return their number."""
     m, k = A.shape
     gamma = (k + 4) * UNIT
@@ -78,6 +80,7 @@ def load(
         real[ERROR, n] = err[i, 0] * scale
         real[SCALE, n] = scale
         whole[ROW, n] = i
+        whole[DEPTH, n] = depth[i]
         whole[FLAT, n] = 1 if b[i] == 0.0 and err[i, 1] == 0.0 else 0
         n += 1
     return n
@@ -125,7 +128,9 @@ def prove_facet(grid: Floats, real: Floats, k: int, n: int, start: Floats, p: in
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
-def prove_redundant(grid: Floats, real: Floats, whole: Ints, k: int, t: int, reach: float) -> int:
+def prove_redundant(
+    grid: Floats, real: Floats, whole: Ints, rank: Ints, k: int, t: int, reach: float
+) -> int:
     """Return the number of MEMBERS whose WEIGHTs prove the line in slot t redundant, or -1."""
     p = whole[PLACE, t]
     count = 0
@@ -137,7 +142,7 @@ def prove_redundant(grid: Floats, real: Floats, whole: Ints, k: int, t: int, rea
             count += 1
     if reach < np.inf and _bound_holds(grid, real, whole, k, p, count, reach):
         return count
-    return count if _multipliers_exist(grid, real, whole, k, p, count) else -1
+    return count if _multipliers_exist(grid, real, whole, rank, k, p, count) else -1
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
@@ -163,29 +168,24 @@ def _bound_holds(
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
-def _multipliers_exist(grid: Floats, real: Floats, whole: Ints, k: int, p: int, count: int) -> bool:
+def _multipliers_exist(
+    grid: Floats, real: Floats, whole: Ints, rank: Ints, k: int, p: int, count: int
+) -> bool:
     """Whether exact multipliers > 0 of the members exist and prove line p redundant.
 
-    The members' normals, over the coordinates that they or line p use, form a square matrix M (all
-    other coordinates are exactly 0). With R about its inverse and |I - R M| <= defect < 1, in the
-    largest row sum, the exact multipliers are within |R| |residual| / (1 - defect) of the WEIGHTs,
-    in the largest entry. They prove strict redundancy by their bound on the slack, and, if all
-    offsets are exactly 0, that hyperplane p touches only where two independent members do.
+    Line p and the members lie in a space of as many dimensions as there are members (`_axes`).
+    Over as many coordinates the members' normals form a square matrix M. With R about its inverse
+    and |I - R M| <= defect < 1, in the largest row sum, M is regular: the members span that space,
+    line p is a combination of theirs, and its multipliers are within |R| |residual| / (1 - defect)
+    of the WEIGHTs, in the largest entry. They prove strict redundancy by their bound on the slack,
+    and, if all offsets are exactly 0, that hyperplane p touches only where two independent members
+    do.
     """
     spread = real[ERROR, p]
     for a in range(count):
         spread += real[ERROR, whole[MEMBERS, a]]
-    size = 0
-    for c in range(k):
-        used = spread > 0.0 or grid[LINES, c, p] != 0.0
-        for a in range(count):
-            used = used or grid[LINES, c, whole[MEMBERS, a]] != 0.0
-        if used:
-            if size == count:
-                return False
-            whole[AXES, size] = c
-            size += 1
-    if size < count or count == 0:
+    size = count
+    if count == 0 or not _axes(grid, whole, rank, k, p, count, spread > 0.0):
         return False
     for a in range(count):
         for h in range(size):
@@ -228,6 +228,47 @@ def _multipliers_exist(grid: Floats, real: Floats, whole: Ints, k: int, p: int, 
         flat = flat and whole[FLAT, q] == 1
         bound += (real[WEIGHT, a] + change) * max(real[SLACK, q] + real[VAGUE, q], 0.0)
     return bool(flat or real[SLACK, p] - real[VAGUE, p] > bound * MORE)
+
+
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+def _axes(grid: Floats, whole: Ints, rank: Ints, k: int, p: int, count: int, vague: bool) -> bool:
+    """Set AXES to as many coordinates as there are members, over which these are independent.
+
+    False if the space in which they and line p are known to lie has more dimensions: the
+    coordinates that are used at all (others are exactly 0, unless `vague`), or the rank of the
+    depth that all reach.
+    """
+    depth = whole[DEPTH, p]
+    for a in range(count):
+        depth = min(depth, whole[DEPTH, whole[MEMBERS, a]])
+    size = 0
+    for c in range(k):
+        used = vague or grid[LINES, c, p] != 0.0
+        for a in range(count):
+            used = used or grid[LINES, c, whole[MEMBERS, a]] != 0.0
+        if used:
+            whole[AXES, size] = c
+            size += 1
+    if count == size:
+        return True
+    if count != rank[depth]:
+        return False
+    for a in range(count):
+        for c in range(k):
+            grid[INVERSE, a, c] = grid[LINES, c, whole[MEMBERS, a]]
+    for a in range(count):
+        best = 0
+        for c in range(k):
+            best = c if abs(grid[INVERSE, a, c]) > abs(grid[INVERSE, a, best]) else best
+        if not abs(grid[INVERSE, a, best]) > PIVOT:
+            return False
+        whole[AXES, a] = best
+        for h in range(a + 1, count):
+            factor = grid[INVERSE, h, best] / grid[INVERSE, a, best]
+            for c in range(k):
+                grid[INVERSE, h, c] -= factor * grid[INVERSE, a, c]
+            grid[INVERSE, h, best] = 0.0
+    return True
 
 
 @njit(cache=True, nogil=True, forceinline=True, error_model="numpy")

@@ -106,8 +106,8 @@ def _unowned(_typing: Any, array: Any) -> Any:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def facets_kernel(
-    A: Floats, b: Floats, err: Floats, start: Floats, reach: float, ask: Bools,
-    verdict: Ints, witness: Floats, support: Ints, work: Work,
+    A: Floats, b: Floats, err: Floats, depth: Ints, rank: Ints, start: Floats, reach: float,
+    ask: Bools, verdict: Ints, witness: Floats, support: Ints, work: Work,
 ) -> int:  # fmt: skip
     """Settle the rows of ``{u : A u <= b}``, compiled, without allocation; see `facets`.
 
@@ -116,6 +116,9 @@ def facets_kernel(
     A, b : float64 (m, k), (m,), finite
     err : float64 (m, 2)
         Bounds on the error of every entry of a row's normal and on that of its b; 0: exact.
+    depth : int64 (m,), rank : int64 (n,)
+        The true normals of all rows with ``depth >= l`` lie in one space of at most ``rank[l]``
+        dimensions (``rank[0] = k``).
     start : float64 (k,)
         A point inside; the true polyhedron must have an interior. Nothing else is assumed of it,
         but near a hyperplane, less is decided.
@@ -137,9 +140,9 @@ def facets_kernel(
         Pivots made.
     """
     return search(
-        _unowned(A), _unowned(b), _unowned(err), _unowned(start), reach, _unowned(ask),
-        _unowned(verdict), _unowned(witness), _unowned(support),
-        _unowned(work.grid), _unowned(work.real), _unowned(work.whole),
+        _unowned(A), _unowned(b), _unowned(err), _unowned(depth), _unowned(rank),
+        _unowned(start), reach, _unowned(ask), _unowned(verdict), _unowned(witness),
+        _unowned(support), _unowned(work.grid), _unowned(work.real), _unowned(work.whole),
     )  # fmt: skip
 
 
@@ -151,6 +154,8 @@ def facets(
     error: npt.ArrayLike = 0.0,
     reach: float = np.inf,
     ask: npt.ArrayLike | None = None,
+    depth: npt.ArrayLike | None = None,
+    rank: npt.ArrayLike | None = None,
 ) -> Facets:
     """Decide which rows of ``{u : A u <= b}`` are facets and which are redundant, with proofs.
 
@@ -169,6 +174,10 @@ def facets(
         cheaper, and possible where a row is not exactly a combination of rows.
     ask : bool (m,), optional
         The rows to settle; the others are constraints only. Default: all.
+    depth, rank : int64 (m,), (n,), optional
+        What is known of the true normals where errors hide it: all rows with ``depth >= l`` lie
+        in one space of at most ``rank[l]`` dimensions. As many members of a proof span it, and
+        redundancy can be proved without a bound on the polyhedron.
 
     Returns
     -------
@@ -203,6 +212,12 @@ def facets(
     asked = np.ones(m, np.bool_) if ask is None else np.ascontiguousarray(ask)
     if asked.shape != (m,) or asked.dtype != np.bool_:
         raise ProblemError(f"ask must be bool ({m},); got {asked.dtype} {asked.shape}")
+    depths = np.zeros(m, np.int64) if depth is None else np.ascontiguousarray(depth, np.int64)
+    ranks = np.array([k]) if rank is None else np.ascontiguousarray(rank, np.int64)
+    if depths.shape != (m,) or ranks.ndim != 1 or not ((depths >= 0) & (depths < len(ranks))).all():
+        raise ProblemError(
+            f"depth must be ({m},) with values from 0 to {len(ranks) - 1}, the entries of rank"
+        )
     size = np.abs(b) + np.abs(A) @ np.abs(start)
     doubt = (k + 4) * 2.0**-52 * size + err[:, 1] + err[:, 0] * np.abs(start).sum()
     outside = np.flatnonzero(b - A @ start < -doubt)
@@ -214,8 +229,9 @@ def facets(
     witness = np.zeros((m, k))
     support = np.full((m, k), -1, np.int64)
     pivots = facets_kernel(
-        A, b, err, start, float(reach), asked, verdict, witness, support, work(m, k)
-    )
+        A, b, err, depths, ranks, start, float(reach), asked, verdict, witness, support,
+        work(m, k),
+    )  # fmt: skip
     points = np.where((verdict == FACET)[:, None], witness, np.nan)
     multipliers = np.where((verdict == REDUNDANT)[:, None], witness, 0.0)
     return Facets(verdict, points, multipliers, support, int(pivots))

@@ -24,12 +24,19 @@ PROVED, UNCLEAR, UNKNOWN = 0, 1, 2
 
 
 class Region(NamedTuple):
-    """Rows ``A u <= b`` of one region, with errors (gradient, constant) and row ids."""
+    """Rows ``A u <= b`` of one region, with errors (gradient, constant) and row ids.
+
+    The gradients of all rows of ``depth >= l`` lie in one space of at most ``rank[l]`` dimensions:
+    all that comes after a layer through which all values pass is a function of the layer's units
+    that are not flat.
+    """
 
     A: np.ndarray
     b: np.ndarray
     error: np.ndarray
     ids: np.ndarray
+    depth: np.ndarray
+    rank: np.ndarray
 
 
 class Maps(NamedTuple):
@@ -72,8 +79,9 @@ def region_rows(program, frame, net_rows, pieces, maps, region):
     (rows, whether some unit is identically zero)
     """
     k = program.base.shape[1] - 1
-    m = 0
+    m = level = 0
     vanishes = False
+    region.rank[0] = k
     for layer in range(len(program.layers)):
         value_rows(
             program, layer, maps.out, maps.out_error, maps.out_size, maps.rows, maps.errors,
@@ -81,8 +89,16 @@ def region_rows(program, frame, net_rows, pieces, maps, region):
         )  # fmt: skip
         first_unit, units = program.layers[layer, 2], program.layers[layer, 3]
         slots, is_max = program.layers[layer, 4], program.layers[layer, 5]
+        narrow = program.waist[layer]
+        steep = 0
         for u in range(units):
             piece = pieces[first_unit + u]
+            flat = (
+                not is_max
+                and program.slopes[program.pieces_at[layer] + u * (slots + 1) + piece] == 0.0
+            )
+            steep += 0 if flat else 1
+            depth = level + 1 if narrow and not is_max and not flat else level
             low, high = (0, slots) if is_max else (max(piece - 1, 0), min(piece + 1, slots))
             for slot in range(low, high):
                 if is_max and slot == piece:
@@ -100,17 +116,22 @@ def region_rows(program, frame, net_rows, pieces, maps, region):
                 region.b[m] = -sign * maps.row[k]
                 region.error[m, 0], region.error[m, 1] = gradient_error, constant_error
                 region.ids[m] = program.layers[layer, 6] + u * slots + slot
+                region.depth[m] = depth
                 vanishes = vanishes or zero
                 m += 1
         output_rows(
             program, layer, pieces, maps.rows, maps.errors, maps.out, maps.out_error, maps.out_size
         )
+        if narrow:
+            region.rank[level + 1] = min(steep, region.rank[level])
+            level += 1
     for r in range(len(frame)):
         for i in range(k):
             region.A[m, i] = frame[r, i]
         region.b[m] = -frame[r, k]
         region.error[m, 0] = region.error[m, 1] = 0.0
         region.ids[m] = net_rows + r
+        region.depth[m] = 0
         m += 1
     return m, vanishes
 
@@ -284,8 +305,8 @@ def expand(
         for j in range(m):
             tools.ask[j] = region.ids[j] < net_rows
         facets_kernel(
-            region.A[:m], region.b[:m], region.error[:m], points[q], reach, tools.ask[:m],
-            tools.verdict[:m], tools.witness[:m], tools.support[:m], simplex,
+            region.A[:m], region.b[:m], region.error[:m], region.depth[:m], region.rank, points[q],
+            reach, tools.ask[:m], tools.verdict[:m], tools.witness[:m], tools.support[:m], simplex,
         )  # fmt: skip
         begun = count
         for j in range(m):

@@ -289,8 +289,9 @@ class _Worker:
             np.zeros((units, 2)), np.zeros((units, 2)), np.zeros((k + 5, values)), np.zeros(k + 1),
         )  # fmt: skip
         self.region = kernels.Region(
-            np.zeros((m, k)), np.zeros(m), np.zeros((m, 2)), np.zeros(m, np.int64)
-        )
+            np.zeros((m, k)), np.zeros(m), np.zeros((m, 2)), np.zeros(m, np.int64),
+            np.zeros(m, np.int64), np.zeros(len(program.layers) + 1, np.int64),
+        )  # fmt: skip
         self.tools = kernels.Tools(
             np.zeros(m, np.bool_), np.zeros(m, np.int64), np.zeros((m, k)),
             np.zeros((m, k), np.int64),

@@ -78,10 +78,11 @@ def _settled(
     known = {(int(i), int(j)) for i, j in matched.edges}
     asked: dict[int, set[int]] = {}
     for f in matched.alone.tolist():
-        rows = asked.setdefault(int(facets.region[f]), set())
         row = int(facets.row[f])
         # On a cut of the domain the unit is not known: all rows are asked about.
-        rows |= {row} if row < net.rows else set(range(net.rows))
+        asked.setdefault(int(facets.region[f]), set()).update(
+            (row,) if row < net.rows else range(net.rows)
+        )
     edges, points, rows = [matched.edges], [matched.points], [matched.rows]
     for region, own in asked.items():
         bounding = set(row_ids(net, 0, pieces[region]).tolist())

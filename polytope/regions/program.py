@@ -60,6 +60,8 @@ class Program(NamedTuple):
         Those weights again, (units of the range, values of the layer).
     table : int64 (...)
         Values that the candidates of a maximum read ((units, slots); -1 for none).
+    waist : bool (layers,)
+        Whether all later layers see the input through this layer's outputs alone.
     """
 
     layers: np.ndarray
@@ -76,6 +78,7 @@ class Program(NamedTuple):
     table: np.ndarray
     dense_at: np.ndarray
     dense: np.ndarray
+    waist: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,26 @@ def compile_program(net: Engine, domain: Domain) -> Program:
     dense_at, dense = _dense(first, start, source, weight, weight_error)
     return Program(
         base=base, base_error=base_error, start=start, source=source, weight=weight,
-        weight_error=weight_error, dense_at=dense_at, dense=dense, **_units(net, first),
+        weight_error=weight_error, dense_at=dense_at, dense=dense,
+        waist=_waist(net, first, base, base_error, start, source), **_units(net, first),
     )  # fmt: skip
+
+
+def _waist(
+    net: Engine,
+    first: np.ndarray,
+    base: np.ndarray,
+    base_error: np.ndarray,
+    start: np.ndarray,
+    source: np.ndarray,
+) -> np.ndarray:
+    """The layers through which all that comes later passes."""
+    waist = np.zeros(len(net.layers), dtype=np.bool_)
+    for number, layer in enumerate(net.layers):
+        end = first[number + 1]
+        direct = base[end:, :-1].any() or base_error[end:, :-1].any()
+        waist[number] = not direct and (source[start[end] :] >= layer.first_unit).all()
+    return waist
 
 
 def _dense(

@@ -264,6 +264,61 @@ def test_verdicts_hold_for_all_rows_within_the_errors(seed):
                 assert redundant(exact_A, exact_b, j, rows)
 
 
+def layered(rng, k, widths, m):
+    """Exact rows of a small network: each layer's rows are combinations of the ones above.
+
+    Returns (A as fractions, depth, rank, number of rows that are the first layer's).
+    """
+    basis = rng.integers(-4, 5, (k + 2, k))
+    rows, depth, rank = [basis], [np.zeros(k + 2, int)], [k]
+    for width in widths:
+        chosen = rng.choice(len(basis), min(width, len(basis)), replace=False)
+        depth[-1][chosen] += 1
+        rank.append(min(rank[-1], len(chosen)))
+        basis = rng.integers(-4, 5, (m, len(chosen))) @ basis[chosen]
+        rows.append(basis)
+        depth.append(np.full(m, len(depth)))
+    return fractions(np.vstack(rows)), np.concatenate(depth), np.array(rank)
+
+
+@given(st.integers(0, 10**6))
+def test_known_ranks_prove_redundancy_that_errors_hide(seed):
+    """The true rows are thirds: no float holds them, and all within the error have full rank."""
+    rng = np.random.default_rng(seed)
+    k = int(rng.integers(2, 6))
+    widths = rng.integers(1, k + 1, rng.integers(1, 3))
+    exact, depth, rank = layered(rng, k, widths, int(rng.integers(1, 8)))
+    exact = exact / 3
+    A = exact.astype(float)
+    start = np.zeros(k)
+    b = 1.0 + rng.integers(0, 8, len(A)) / 8
+    result = facets(A, b, start, error=1e-12, depth=depth, rank=rank)
+    right = fractions(b)
+    for i, verdict in enumerate(result.verdict):
+        if verdict == FACET:
+            assert on_facet(exact, right, i, fractions(result.points[i]))
+        elif verdict == REDUNDANT:
+            rows = result.rows[i][result.rows[i] >= 0]
+            assert redundant(exact, right, i, rows)
+
+
+def test_ranks_settle_what_is_open_without_them():
+    rng = np.random.default_rng(3)
+    W = rng.normal(size=(2, 6))
+    A = np.vstack([-W, rng.normal(size=(20, 2)) @ W])
+    b = np.append([3.0, 3.0], 1.0 + rng.random(20))
+    depth, rank = np.ones(22, int), np.array([6, 2])
+    known = facets(A, b, np.zeros(6), error=1e-14, depth=depth, rank=rank)
+    alone = facets(A, b, np.zeros(6), error=1e-14)
+    assert not (known.verdict == UNDECIDED).any()
+    assert (known.verdict == REDUNDANT).sum() == (alone.verdict == UNDECIDED).sum() > 10
+    # A rank that says more than as many rows span leaves them open; one that is absent, too.
+    loose = facets(A, b, np.zeros(6), error=1e-14, depth=depth, rank=np.array([6, 3]))
+    assert (loose.verdict == alone.verdict).all()
+    shallow = facets(A, b, np.zeros(6), error=1e-14, depth=0 * depth, rank=rank)
+    assert (shallow.verdict == alone.verdict).all()
+
+
 def test_large_errors_leave_rows_open():
     A, b, start, _ = polyhedron(np.random.default_rng(1), 3, 12, "open")
     assert (facets(A, b, start, error=10.0).verdict == UNDECIDED).all()
@@ -282,13 +337,13 @@ def test_only_the_rows_asked_about_are_settled():
 
 def test_the_kernel_is_called_from_compiled_code_with_one_room_for_all():
     @njit
-    def count(A, b, err, starts, reach, ask, verdict, witness, support, room):
+    def count(A, b, err, depth, rank, starts, reach, ask, verdict, witness, support, room):
         found = np.zeros(len(A), np.int64)
         for i in range(len(A)):
             m = A.shape[1] - i
             facets_kernel(
-                A[i, :m], b[i, :m], err[:m], starts[i], reach, ask[:m], verdict, witness, support,
-                room,
+                A[i, :m], b[i, :m], err[:m], depth[:m], rank, starts[i], reach, ask[:m], verdict,
+                witness, support, room,
             )  # fmt: skip
             found[i] = (verdict[:m] == 1).sum()
         return found
@@ -297,8 +352,9 @@ def test_the_kernel_is_called_from_compiled_code_with_one_room_for_all():
     sets = [polyhedron(rng, 3, 20, "open") for _ in range(8)]
     A, b, starts = (np.array([s[part] for s in sets]) for part in range(3))
     found = count(
-        A, b, np.zeros((20, 2)), starts, np.inf, np.ones(20, np.bool_), np.zeros(20, np.int64),
-        np.zeros((20, 3)), np.zeros((20, 3), np.int64), work(20, 3),
+        A, b, np.zeros((20, 2)), np.zeros(20, np.int64), np.array([3]), starts, np.inf,
+        np.ones(20, np.bool_), np.zeros(20, np.int64), np.zeros((20, 3)),
+        np.zeros((20, 3), np.int64), work(20, 3),
     )  # fmt: skip
     expected = [
         (facets(A[i, : 20 - i], b[i, : 20 - i], starts[i]).verdict == FACET).sum() for i in range(8)
@@ -317,6 +373,7 @@ def test_the_kernel_is_called_from_compiled_code_with_one_room_for_all():
         ({"error": [1.0, 1.0, 1.0]}, r"got shape \(3,\)"),
         ({"reach": np.nan}, "reach must be positive"),
         ({"ask": [1, 0]}, r"ask must be bool \(2,\); got int64"),
+        ({"depth": [0, 1]}, r"depth must be \(2,\) with values from 0 to 0"),
     ],
 )
 def test_bad_input(change, message):
