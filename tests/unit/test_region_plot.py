@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from matplotlib.collections import EllipseCollection, LineCollection, PolyCollection
+from matplotlib.collections import EllipseCollection, LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.path import Path
 from matplotlib.quiver import Quiver
@@ -217,6 +217,9 @@ def test_points_are_numbered_by_their_labels_or_decisions(flat):
         assert "point and its class" in [t.get_text() for t in figure.legends[0].get_texts()]
     many = pt.plot_regions(flat, np.zeros((20, 2)) + 0.1)
     assert len(many.axes[0].texts) == 1
+    dots = the(many.axes[0], PathCollection)
+    hue = to_rgb(HUES[outputs(flat, np.full((1, 2), 0.1)).argmax()])
+    np.testing.assert_allclose(dots.get_facecolors()[:, :3], np.tile(hue, (20, 1)))
     assert "point (hue: its class)" in [t.get_text() for t in many.legends[0].get_texts()]
 
 
