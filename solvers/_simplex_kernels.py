@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from solvers._simplex_proofs import (
     FAILED,
@@ -44,6 +43,7 @@ from solvers._simplex_proofs import (
     prove_facet,
     prove_redundant,
 )
+from solvers.compiled import kernel
 
 Bools = npt.NDArray[np.bool_]
 
@@ -56,7 +56,7 @@ STALL = 3
 APART = 1e-8
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def reset(grid: Floats, real: Floats, whole: Ints, k: int, n: int) -> int:
     """Write the dictionary of all lines at d = 0; return its number of places."""
     for c in range(k):
@@ -74,7 +74,7 @@ def reset(grid: Floats, real: Floats, whole: Ints, k: int, n: int) -> int:
     return k + n
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def drop(grid: Floats, real: Floats, whole: Ints, k: int, slots: int, r: int) -> int:
     """Remove slot r, whose place the last one takes; return the number of places."""
     last = slots - 1
@@ -85,7 +85,7 @@ def drop(grid: Floats, real: Floats, whole: Ints, k: int, slots: int, r: int) ->
     return last
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", fastmath={"contract"})
+@kernel(inline=True, fastmath=("contract",))
 def pivot(grid: Floats, real: Floats, whole: Ints, k: int, slots: int, j: int, r: int) -> int:
     """Exchange column j and slot r; return the number of places."""
     inverse = 1.0 / grid[TABLE, j, r]
@@ -113,7 +113,7 @@ def pivot(grid: Floats, real: Floats, whole: Ints, k: int, slots: int, j: int, r
     return slots
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", fastmath={"nnan", "reassoc"})
+@kernel(inline=True, fastmath=("nnan", "reassoc"))
 def rises(grid: Floats, real: Floats, whole: Ints, k: int, slots: int) -> None:
     """Set RATIO to the sum of the ways up of each line: 0 at its maximum."""
     for i in range(slots):
@@ -125,7 +125,7 @@ def rises(grid: Floats, real: Floats, whole: Ints, k: int, slots: int) -> None:
             real[RATIO, i] += entry if entry > 0.0 else -back * entry
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", fastmath={"nnan", "reassoc"})
+@kernel(inline=True, fastmath=("nnan", "reassoc"))
 def ratios(grid: Floats, real: Floats, k: int, slots: int, j: int, sign: float) -> None:
     """Set RATIO to the step along sign * column j at which each line is met."""
     for i in range(slots):  # loops that start at 0 are the ones that become vector code
@@ -136,7 +136,7 @@ def ratios(grid: Floats, real: Floats, k: int, slots: int, j: int, sign: float) 
         real[RATIO, c] = np.inf
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", fastmath={"nnan", "reassoc"})
+@kernel(inline=True, fastmath=("nnan", "reassoc"))
 def smallest(real: Floats, slots: int) -> float:
     """Return the smallest RATIO."""
     best = np.inf
@@ -145,7 +145,7 @@ def smallest(real: Floats, slots: int) -> float:
     return best
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def leaving(grid: Floats, real: Floats, slots: int, j: int, sign: float, best: float) -> int:
     """Return the slot with the largest entry among those that are met first."""
     limit = best + 1e-12 * (1.0 + best)
@@ -158,7 +158,7 @@ def leaving(grid: Floats, real: Floats, slots: int, j: int, sign: float, best: f
     return found
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def _pierce(
     grid: Floats, real: Floats, whole: Ints, k: int, n: int, start: Floats,
     j: int, step: float, p: int, verdict: Ints, witness: Floats,
@@ -176,7 +176,7 @@ def _pierce(
     return True
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def _close(
     grid: Floats, real: Floats, whole: Ints, rank: Ints, k: int, slots: int, t: int,
     reach: float, verdict: Ints, witness: Floats, support: Ints,
@@ -200,7 +200,7 @@ def _close(
     return drop(grid, real, whole, k, slots, t)
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def _climb(
     grid: Floats, real: Floats, whole: Ints, rank: Ints, k: int, n: int, slots: int,
     start: Floats, t: int, reach: float, verdict: Ints, witness: Floats, support: Ints,
@@ -261,7 +261,7 @@ def _climb(
     return slots, 50 + 10 * k
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def _push(
     grid: Floats, real: Floats, whole: Ints, k: int, n: int, slots: int, start: Floats,
     j: int, verdict: Ints, witness: Floats,
@@ -283,7 +283,7 @@ def _push(
     return r, slots
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def search(
     A: Floats, b: Floats, err: Floats, depth: Ints, rank: Ints, start: Floats, reach: float,
     ask: Bools, verdict: Ints, witness: Floats, support: Ints, grid: Floats, real: Floats,

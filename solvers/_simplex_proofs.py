@@ -15,7 +15,8 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from solvers.compiled import kernel
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -47,7 +48,7 @@ TINY = 1e-290  # covers the underflow of products
 STEEPEST = 0.125  # a hyperplane is met along a coordinate only if its normal is known so well
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def load(
     A: Floats, b: Floats, err: Floats, depth: Ints, start: Floats, grid: Floats, real: Floats,
     whole: Ints,
@@ -86,7 +87,7 @@ def load(
     return n
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy", fastmath={"contract"})
+@kernel(inline=True, fastmath=("contract",))
 def prove_facet(grid: Floats, real: Floats, k: int, n: int, start: Floats, p: int) -> bool:
     """Whether the segment from start to start + TARGET leaves through line p alone.
 
@@ -127,7 +128,7 @@ def prove_facet(grid: Floats, real: Floats, k: int, n: int, start: Floats, p: in
     return close == 0
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def prove_redundant(
     grid: Floats, real: Floats, whole: Ints, rank: Ints, k: int, t: int, reach: float
 ) -> int:
@@ -145,7 +146,7 @@ def prove_redundant(
     return count if _multipliers_exist(grid, real, whole, rank, k, p, count) else -1
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def _bound_holds(
     grid: Floats, real: Floats, whole: Ints, k: int, p: int, count: int, reach: float
 ) -> bool:
@@ -167,7 +168,7 @@ def _bound_holds(
     return bool(real[SLACK, p] - real[VAGUE, p] > (bound + rest * reach) * MORE)
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def _multipliers_exist(
     grid: Floats, real: Floats, whole: Ints, rank: Ints, k: int, p: int, count: int
 ) -> bool:
@@ -230,7 +231,7 @@ def _multipliers_exist(
     return bool(flat or real[SLACK, p] - real[VAGUE, p] > bound * MORE)
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def _axes(grid: Floats, whole: Ints, rank: Ints, k: int, p: int, count: int, vague: bool) -> bool:
     """Set AXES to as many coordinates as there are members, over which these are independent.
 
@@ -271,7 +272,7 @@ def _axes(grid: Floats, whole: Ints, rank: Ints, k: int, p: int, count: int, vag
     return True
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def _residual(grid: Floats, real: Floats, whole: Ints, p: int, count: int) -> float:
     """Set REST to line p less the weighted members, over AXES; return its largest size."""
     worst = 0.0
@@ -285,7 +286,7 @@ def _residual(grid: Floats, real: Floats, whole: Ints, p: int, count: int) -> fl
     return worst
 
 
-@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+@kernel(inline=True)
 def _invert(grid: Floats, size: int) -> bool:
     """Gauss-Jordan on the first columns of INVERSE; the inverse goes to the next columns."""
     for a in range(size):

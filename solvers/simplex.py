@@ -20,16 +20,14 @@ programs from an interior point is Clarkson's (FOCS 1994).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from solvers._simplex_kernels import FACET, REDUNDANT, UNDECIDED, ZERO, Bools, search
 from solvers._simplex_proofs import REALS, WHOLES, Floats, Ints
+from solvers.compiled import kernel
 from solvers.errors import ProblemError
 
 __all__ = [
@@ -90,21 +88,7 @@ def work(m: int, k: int) -> Work:
     )
 
 
-@intrinsic  # type: ignore[misc]
-def _unowned(_typing: Any, array: Any) -> Any:
-    """The same array without its reference count, which would cost more than the arithmetic."""
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        make = context.make_array(signature.return_type)
-        result = make(context, builder, args[0])
-        result.meminfo = cgutils.get_null_value(result.meminfo.type)
-        result.parent = cgutils.get_null_value(result.parent.type)
-        return result._getvalue()
-
-    return array(array), build
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def facets_kernel(
     A: Floats, b: Floats, err: Floats, depth: Ints, rank: Ints, start: Floats, reach: float,
     ask: Bools, verdict: Ints, witness: Floats, support: Ints, work: Work,
@@ -140,9 +124,9 @@ def facets_kernel(
         Pivots made.
     """
     return search(
-        _unowned(A), _unowned(b), _unowned(err), _unowned(depth), _unowned(rank),
-        _unowned(start), reach, _unowned(ask), _unowned(verdict), _unowned(witness),
-        _unowned(support), _unowned(work.grid), _unowned(work.real), _unowned(work.whole),
+        A, b, err, depth, rank,
+        start, reach, ask, verdict, witness,
+        support, work.grid, work.real, work.whole,
     )  # fmt: skip
 
 

@@ -376,7 +376,7 @@ def walk(
             step[WINNER] = -1
             continue
         if is_max and step[WINNER] < 0:
-            reason = _choose_winners(program, stack, rows, scratch, top, state)
+            reason: int = _choose_winners(program, stack, rows, scratch, top, state)
             if reason != DONE:
                 return reason
             continue
@@ -521,7 +521,7 @@ def clip(
     elif open_ > 0:
         return DOUBT
     if above > 0 and below > 0:
-        reason = _cut(program, stack, rows, scratch, top, state, row, 0, True, net_rows, 0.0, 0.0)
+        reason: int = _cut(program, stack, rows, scratch, top, state, row, 0, True, net_rows, 0.0, 0.0)
         if reason != DONE:
             return reason
     elif above > 0:
