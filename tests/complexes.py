@@ -1,4 +1,4 @@
-"""A small complex by brute force: the regions that lines through a 2-D domain meet."""
+"""Small complexes: by brute force along lines through a 2-D domain, and by cells alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ import numpy as np
 from polytope.model import Network
 from polytope.regions.complex import Complex
 from polytope.regions.domain import Domain
+from polytope.regions.splitting import Splitter
 from tests.nets import pieces
+
+
+def split(net: Network, domain: Domain) -> Complex:
+    """All regions of a domain, by splitting in one thread."""
+    engine = Splitter(net, domain, 1)
+    assert engine.begin(lambda: False)
+    assert engine.run(lambda: False, lambda: None)
+    return engine.complex(True, engine.verdicts)
 
 
 def walked(

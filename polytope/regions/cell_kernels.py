@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from polytope.regions.program import SLACK, UNIT
+from polytope.regions.program import ROUNDING, SLACK
 from solvers.compiled import kernel
 
 #: Facets that a cell may have: the bits of a word.
@@ -42,8 +42,8 @@ def band_of(row, gradient_error, constant_error):
         largest = max(largest, abs(row[i]))
     return (
         SLACK * (length + k * gradient_error),
-        SLACK * (gradient_error + (k + 3) * UNIT * largest),
-        SLACK * (constant_error + (k + 3) * UNIT * abs(row[k])),
+        SLACK * (gradient_error + (k + 3) * ROUNDING * largest),
+        SLACK * (constant_error + (k + 3) * ROUNDING * abs(row[k])),
     )
 
 
@@ -95,7 +95,7 @@ def extent_of(points, v, k):
     extent = 0.0
     for i in range(k):
         extent += abs(points[v, i])
-    return extent * (1.0 + (k + 1) * 2 * UNIT)
+    return extent * (1.0 + (k + 1) * 2 * ROUNDING)
 
 
 @kernel
@@ -113,13 +113,13 @@ def _between(points, a, b, values, bands, new, at):
         off = apart + points[a, k + 1] + points[b, k + 1]
         if total > 2.0 * doubt:
             blur = (1.0 - share) * bands[a] + share * bands[b]
-            off = min(off, off * (blur / (total - doubt) + 4 * UNIT))
+            off = min(off, off * (blur / (total - doubt) + 4 * ROUNDING))
         error = (1.0 - share) * points[a, k + 1] + share * points[b, k + 1]
         size = 0.0
         for i in range(k):
             new[at, i] = points[a, i] + share * (points[b, i] - points[a, i])
             size = max(size, abs(new[at, i]))
-        error = SLACK * (error + off) + 4 * UNIT * (size + apart)
+        error = SLACK * (error + off) + 4 * ROUNDING * (size + apart)
         if wa == 0.0:
             error = np.inf if size <= 4.0 * error else 4.0 * error / size
             for i in range(k):
@@ -136,13 +136,13 @@ def _between(points, a, b, values, bands, new, at):
             step = 1.0
     else:
         step = rise / slope
-        off = 4.0 * (bands[p] / slope + step * (bands[r] / slope + 2 * UNIT))
+        off = 4.0 * (bands[p] / slope + step * (bands[r] / slope + 2 * ROUNDING))
         error = SLACK * (points[p, k + 1] + (step + off) * points[r, k + 1] + off)
     size = 0.0
     for i in range(k):
         new[at, i] = points[p, i] + step * points[r, i]
         size = max(size, abs(new[at, i]), abs(points[p, i]))
-    new[at, k], new[at, k + 1] = 1.0, error + 4 * UNIT * (size + step)
+    new[at, k], new[at, k + 1] = 1.0, error + 4 * ROUNDING * (size + step)
     new[at, k + 2] = extent_of(new, at, k)
 
 

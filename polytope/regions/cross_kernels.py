@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polytope.regions.program import UNIT, Program
+from polytope.regions.program import ROUNDING, Program
 from polytope.regions.row_kernels import output_rows, slot_row, value_rows
 from polytope.regions.vertex_kernels import layer_of
 from solvers.compiled import kernel
@@ -147,7 +147,7 @@ def _slack(region, j, point):
         total -= term
         size += abs(term)
         extent += abs(point[i])
-    band = region.error[j, 0] * extent + region.error[j, 1] + (k + 3) * UNIT * size
+    band = region.error[j, 0] * extent + region.error[j, 1] + (k + 3) * ROUNDING * size
     return total, 1.01 * band
 
 
@@ -244,7 +244,7 @@ def _behind(program, pieces, row, region, at, point, maps, beyond):
                     size += abs(term)
                     length += abs(maps.row[i])
                 doubt = 1.01 * (
-                    gradient_error * extent + constant_error + (k + 3) * UNIT * size
+                    gradient_error * extent + constant_error + (k + 3) * ROUNDING * size
                     + (length + k * gradient_error) * shift
                 )  # fmt: skip
                 if abs(value) <= doubt and doubt > 0.0:

@@ -17,7 +17,7 @@ from polytope.regions.matching import Facets, Matched, match_facets
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Regions and their facets, as the kernels found them (see `split_kernels.Found`)."""
+    """Regions and their facets, as the kernels found them (see `split_arrays.Found`)."""
 
     pieces: np.ndarray
     points: np.ndarray

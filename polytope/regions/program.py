@@ -29,7 +29,7 @@ from polytope.regions.domain import Domain
 BLOCK_VALUES = 2**22
 #: Room for the rounding of the error bounds themselves.
 SLACK = 1.01
-UNIT = float(np.finfo(np.float64).eps / 2)
+ROUNDING = float(np.finfo(np.float64).eps / 2)
 TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -244,7 +244,7 @@ def _error(block: _Block) -> np.ndarray:
     if block.exact:
         return np.zeros(tuple(block.value.shape))
     magnitude = block.magnitude.numpy()
-    error = SLACK * block.terms * UNIT * magnitude
+    error = SLACK * block.terms * ROUNDING * magnitude
     return np.asarray(np.where(magnitude > 0, error + block.terms * TINY, 0.0))
 
 

@@ -8,7 +8,7 @@ that the row is exact: a unit behind dead units only is exactly zero, and is kno
 
 from __future__ import annotations
 
-from polytope.regions.program import SLACK, TINY, UNIT
+from polytope.regions.program import ROUNDING, SLACK, TINY
 from solvers.compiled import kernel
 
 
@@ -62,8 +62,8 @@ def value_rows(program, layer, out, out_error, out_size, rows, errors, work):
             gradient_error += (size + doubt) * out_error[j, 0] + doubt * out_size[j, 0]
             constant_error += (size + doubt) * out_error[j, 1] + doubt * out_size[j, 1]
         if terms > 0 and rounded:
-            gradient_error += (terms + 2) * UNIT * gradient_size + terms * TINY
-            constant_error += (terms + 2) * UNIT * constant_size + terms * TINY
+            gradient_error += (terms + 2) * ROUNDING * gradient_size + terms * TINY
+            constant_error += (terms + 2) * ROUNDING * constant_size + terms * TINY
         errors[v, 0] = SLACK * gradient_error
         errors[v, 1] = SLACK * constant_error
 
@@ -110,8 +110,8 @@ def _dense_rows(program, layer, out, out_error, out_size, rows, errors, work):
         constant_error = program.base_error[first + v, k] + work[k + 4, v]
         if live > 0:
             terms = live + 2
-            gradient_error += terms * (UNIT * (base_size + work[k + 1, v]) + TINY)
-            constant_error += terms * (UNIT * (abs(constant) + work[k + 2, v]) + TINY)
+            gradient_error += terms * (ROUNDING * (base_size + work[k + 1, v]) + TINY)
+            constant_error += terms * (ROUNDING * (abs(constant) + work[k + 2, v]) + TINY)
         errors[first + v, 0] = SLACK * gradient_error
         errors[first + v, 1] = SLACK * constant_error
 
@@ -139,10 +139,10 @@ def output_rows(program, layer, pieces, rows, errors, out, out_error, out_size):
         size = abs(slope)
         gradient_error, constant_error = size * errors[v, 0], size * errors[v, 1]
         if size not in (0.0, 1.0):
-            gradient_error += 2 * UNIT * largest + TINY
-            constant_error += 2 * UNIT * abs(scaled) + TINY
+            gradient_error += 2 * ROUNDING * largest + TINY
+            constant_error += 2 * ROUNDING * abs(scaled) + TINY
         if shift != 0.0 and scaled != 0.0:
-            constant_error += 2 * UNIT * (abs(scaled) + abs(shift))
+            constant_error += 2 * ROUNDING * (abs(scaled) + abs(shift))
         out_error[j, 0], out_error[j, 1] = SLACK * gradient_error, SLACK * constant_error
         out_size[j, 0], out_size[j, 1] = largest, abs(out[j, k])
 
@@ -175,9 +175,9 @@ def slot_row(program, layer, unit, slot, winner, rows, errors, row):
             if rows[a, i] != 0.0 and rows[b, i] != 0.0 and rows[a, i] != rows[b, i]:
                 exact = False
         if not exact:
-            gradient_error += 4 * UNIT * size
+            gradient_error += 4 * ROUNDING * size
         if row[k] != 0.0 and rows[a, k] != 0.0 and rows[b, k] != 0.0:
-            constant_error += 2 * UNIT * max(abs(rows[a, k]), abs(rows[b, k]))
+            constant_error += 2 * ROUNDING * max(abs(rows[a, k]), abs(rows[b, k]))
         return SLACK * gradient_error, SLACK * constant_error, 1
     v = first + unit
     for i in range(k):
@@ -186,5 +186,5 @@ def slot_row(program, layer, unit, slot, winner, rows, errors, row):
     row[k] = rows[v, k] - point
     constant_error = errors[v, 1]
     if point != 0.0 and rows[v, k] != 0.0:
-        constant_error += 2 * UNIT * max(abs(point), abs(rows[v, k]))
+        constant_error += 2 * ROUNDING * max(abs(point), abs(rows[v, k]))
     return errors[v, 0], SLACK * constant_error, 1

@@ -17,7 +17,8 @@ from polytope.network.engine import Engine
 from polytope.regions.complex import Complex
 from polytope.regions.crossing import Crosser, Walk
 from polytope.regions.domain import Domain
-from polytope.regions.splitting import Splitter, TooManyFacets
+from polytope.regions.splitting import Splitter
+from polytope.regions.walker import TooManyFacets
 
 #: Cells with vertices are the faster way up to this dimension of a bounded domain, and up to
 #: the second one of an unbounded domain, where they have many rays.

@@ -6,126 +6,47 @@ an emptied output; everything it knows is in arrays, so it goes on where it stop
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from polytope.regions.cell_kernels import (
-    NONE,
     ONE,
     SLOTS,
     band_of,
     classify,
     drop_slots,
     faces_within,
-    facet_kind,
     new_points,
     take_side,
 )
+from polytope.regions.emit_kernels import emit
 from polytope.regions.program import Program
 from polytope.regions.row_kernels import output_rows, slot_row, value_rows
-from polytope.regions.vertex_kernels import BLURRED, facet_row, layer_of, sharpen, vanishing
+from polytope.regions.split_arrays import (
+    COUNT,
+    DONE,
+    DOUBT,
+    FORCED,
+    FRESH,
+    FULL,
+    LAYER,
+    NEED_CELLS,
+    NEED_POINTS,
+    NEED_SLOTS,
+    ROOT,
+    SLOT,
+    STOP_LAYER,
+    STOP_UNIT,
+    TOP,
+    UNIT,
+    WINNER,
+    ZERO,
+    Found,
+    Rows,
+    Scratch,
+    Stack,
+)
+from polytope.regions.vertex_kernels import BLURRED, settle_structure, sharpen
 from solvers.compiled import kernel
-
-#: Why the walk returned.
-DONE, ROOT, DOUBT, FULL, NEED_POINTS, NEED_CELLS, NEED_SLOTS = range(7)
-
-# Columns of Stack.step.
-COUNT, LAYER, UNIT, SLOT, WINNER, FRESH, ZERO = range(7)
-#: Positions of Walk.state.
-TOP, FORCED, REGIONS, FACETS, STOP_LAYER, STOP_UNIT, BORDER = range(7)
-
-
-class Stack(NamedTuple):
-    """Cells that wait, the last one first.
-
-    Attributes
-    ----------
-    points : float64 (cells, room, k + 3)
-    masks : uint64 (cells, room)
-    slots : int64 (cells, 64)
-        Row id of each facet.
-    used, shared : uint64 (cells,)
-        Slots in use; slots with which another row was found to coincide.
-    pieces : uint16 (cells, units)
-    step : int64 (cells, 7)
-        Extreme points, layer, unit, slot, winner (-1: not yet chosen), 1 if the rows of the
-        layer have to be computed, 1 if some unit is identically zero here.
-    """
-
-    points: np.ndarray
-    masks: np.ndarray
-    slots: np.ndarray
-    used: np.ndarray
-    shared: np.ndarray
-    pieces: np.ndarray
-    step: np.ndarray
-
-
-class Rows(NamedTuple):
-    """Maps of the cell at hand: of values, and of unit outputs (see `row_kernels`).
-
-    `frame` are the rows [a | -b] of the domain, exact.  For layers of units with one breakpoint
-    `lines` (k + 1, values) are the rows of ``z - breakpoint`` and `blur` (3, values) their
-    `band_of`, laid out for looking at all units at once; `flags` and `totals`
-    (values,) are work space.
-    """
-
-    rows: np.ndarray
-    errors: np.ndarray
-    out: np.ndarray
-    out_error: np.ndarray
-    out_size: np.ndarray
-    frame: np.ndarray
-    lines: np.ndarray
-    blur: np.ndarray
-    flags: np.ndarray
-    totals: np.ndarray
-    work: np.ndarray
-    sums: np.ndarray
-
-
-class Scratch(NamedTuple):
-    """Work space of one step."""
-
-    row: np.ndarray
-    values: np.ndarray
-    bands: np.ndarray
-    signs: np.ndarray
-    given: np.ndarray
-    fresh: np.ndarray
-    fresh_masks: np.ndarray
-    winners: np.ndarray
-    solve: np.ndarray
-    zero_value: np.ndarray
-    zero_out: np.ndarray
-
-
-class Found(NamedTuple):
-    """Finished regions and their facets, until Python takes them.
-
-    Attributes
-    ----------
-    pieces : uint16 (room, units)
-    points : float64 (room, k)
-    keys : uint64 (room,)
-    facet_region, facet_row : int64 (facet room,)
-    facet_key : uint64 (facet room,)
-        Key of the pattern with the one unit of the row changed.
-    facet_point : float64 (facet room, k + 1)
-        Center of the facet's extreme points, and a bound on its error.
-    facet_plain : bool (facet room,)
-        No other unit changes its piece across the facet: the key is the neighbour's.
-    """
-
-    pieces: np.ndarray
-    points: np.ndarray
-    keys: np.ndarray
-    facet_region: np.ndarray
-    facet_row: np.ndarray
-    facet_key: np.ndarray
-    facet_point: np.ndarray
-    facet_plain: np.ndarray
 
 
 @kernel
@@ -208,107 +129,6 @@ def _copy(stack, source, target):
 
 
 @kernel
-def _emit(program, keys, net_rows, stack, rows, scratch, top, found, state):
-    """Write a finished region and its facets; False if there is no room."""
-    k = found.points.shape[1]
-    region = state[REGIONS]
-    facet = state[FACETS]
-    if region == len(found.keys) or facet + SLOTS > len(found.facet_row):
-        return False
-    points, masks, count = stack.points[top], stack.masks[top], stack.step[top, COUNT]
-    pieces = stack.pieces[top]
-    key = NONE
-    for u in range(len(pieces)):
-        found.pieces[region, u] = pieces[u]
-        key ^= keys[u, pieces[u]]
-    found.keys[region] = key
-    _center(points, masks, count, NONE, found.points[region], k)
-    for slot in range(SLOTS):
-        bit = ONE << np.uint64(slot)
-        if not stack.used[top] & bit:
-            continue
-        row = stack.slots[top, slot]
-        plain = not stack.shared[top] & bit and stack.step[top, ZERO] == 0
-        if row < 0 or (row >= net_rows and (plain or row < state[BORDER])):
-            # At infinity, on the domain's border, or where the domain was cut in two: unless a
-            # unit's hyperplane coincides with that cut.
-            continue
-        kind = facet_kind(masks, count, stack.used[top], slot)
-        if kind == 0:
-            continue
-        found.facet_region[facet] = region
-        found.facet_row[facet] = row
-        found.facet_plain[facet] = plain and kind == 1
-        found.facet_point[facet, k] = _center(
-            points, masks, count, bit, found.facet_point[facet], k
-        )
-        _onto(program, rows, net_rows, pieces, row, scratch.row, found.facet_point[facet])
-        facet += 1
-        if row >= net_rows:
-            continue
-        layer = layer_of(program, row)
-        slots = program.layers[layer, 4]
-        unit = program.layers[layer, 2] + (row - program.layers[layer, 6]) // slots
-        place = (row - program.layers[layer, 6]) % slots
-        if program.layers[layer, 5]:
-            beyond = place
-        elif pieces[unit] <= place:
-            beyond = place + 1
-        else:
-            beyond = place
-        found.facet_key[facet - 1] = key ^ keys[unit, pieces[unit]] ^ keys[unit, beyond]
-    state[REGIONS] = region + 1
-    state[FACETS] = facet
-    return True
-
-
-@kernel
-def _onto(program, rows, net_rows, pieces, row, line, point):
-    """Move a facet's center onto its hyperplane as floats have it; count the way as error."""
-    k = len(line) - 1
-    facet_row(program, rows.frame, net_rows, rows.rows, rows.errors, pieces, row, line)
-    height, square = line[k], 0.0
-    for i in range(k):
-        height += line[i] * point[i]
-        square += line[i] * line[i]
-    if not square > 1e-280:
-        return
-    moved = 0.0
-    for i in range(k):
-        step = height * line[i] / square
-        point[i] -= step
-        moved = max(moved, abs(step) + 4e-16 * abs(point[i]))
-    point[k] += moved
-
-
-@kernel
-def _center(points, masks, count, bit, out, k):
-    """Mean of the vertices on a facet (or of all) plus that of its rays; a bound on its error."""
-    vertices = rays = 0
-    for v in range(count):
-        if bit == NONE or masks[v] & bit:
-            if points[v, k] == 0.0:
-                rays += 1
-            else:
-                vertices += 1
-    error = ray_error = size = 0.0
-    for i in range(k):
-        out[i] = 0.0
-    for v in range(count):
-        if bit == NONE or masks[v] & bit:
-            ray = points[v, k] == 0.0
-            share = 1.0 / (rays if ray else vertices)
-            for i in range(k):
-                out[i] += share * points[v, i]
-                size = max(size, abs(points[v, i]))
-            if ray:
-                ray_error = max(ray_error, points[v, k + 1])
-            else:
-                error = max(error, points[v, k + 1])
-    return error + ray_error + 4e-16 * (count + 2) * size
-
-
-@kernel
 def walk(
     program: Program, keys: np.ndarray, net_rows: int, stack: Stack, rows: Rows, scratch: Scratch,
     found: Found, state: np.ndarray,
@@ -343,7 +163,7 @@ def walk(
         ):
             return ROOT
         if step[LAYER] == layers:
-            if not _emit(program, keys, net_rows, stack, rows, scratch, top, found, state):
+            if not emit(program, keys, net_rows, stack, rows, scratch, top, found, state):
                 return FULL
             state[TOP] = top - 1
             continue
@@ -414,7 +234,7 @@ def _one_step(program, net_rows, stack, rows, scratch, top, state):
             below += signs[v] < 0
             on += signs[v] == 0
     elif open_ > 0:
-        found = _settle_structure(program, net_rows, stack, scratch, top)
+        found = settle_structure(program, net_rows, stack, scratch, top)
         on, open_ = on + found, open_ - found
         if open_ > 0:
             return DOUBT
@@ -457,44 +277,6 @@ def _one_step(program, net_rows, stack, rows, scratch, top, state):
 
 
 @kernel
-def _settle_structure(program, net_rows, stack, scratch, top):
-    """Put open points on the row where the network's structure says so; how many."""
-    step = stack.step[top]
-    layer, unit, slot = step[LAYER], step[UNIT], step[SLOT]
-    info = program.layers[layer]
-    k = stack.points.shape[2] - 3
-    row = info[6] + unit * info[4] + slot
-    found = 0
-    for v in range(step[COUNT]):
-        if scratch.signs[v] != 2:
-            continue
-        own = False
-        for s in range(SLOTS):
-            if stack.slots[top, s] == row and stack.masks[top, v] & (ONE << np.uint64(s)):
-                own = True
-        if own:
-            scratch.signs[v] = 0
-            found += 1
-            continue
-        ray = stack.points[top, v, k] == 0.0
-        vanishing(
-            program, net_rows, stack.pieces[top], stack.slots[top],
-            stack.masks[top, v], ray, layer, scratch.zero_value, scratch.zero_out,
-        )  # fmt: skip
-        if info[5]:
-            a = program.table[info[7] + unit * info[4] + slot]
-            b = program.table[info[7] + unit * info[4] + step[WINNER]]
-            zero = scratch.zero_value[a] and scratch.zero_value[b]
-        else:
-            at_zero = program.breaks[info[7] + unit * info[4] + slot] == 0.0
-            zero = scratch.zero_value[info[0] + unit] and (ray or at_zero)
-        if zero:
-            scratch.signs[v] = 0
-            found += 1
-    return found
-
-
-@kernel
 def clip(
     program: Program, net_rows: int, stack: Stack, rows: Rows, scratch: Scratch, state: np.ndarray,
     row: int,
@@ -521,7 +303,9 @@ def clip(
     elif open_ > 0:
         return DOUBT
     if above > 0 and below > 0:
-        reason: int = _cut(program, stack, rows, scratch, top, state, row, 0, True, net_rows, 0.0, 0.0)
+        reason: int = _cut(
+            program, stack, rows, scratch, top, state, row, 0, True, net_rows, 0.0, 0.0
+        )
         if reason != DONE:
             return reason
     elif above > 0:

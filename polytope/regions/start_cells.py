@@ -29,7 +29,7 @@ INDEPENDENT = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A cell outside the compiled stack (see `split_kernels.Stack`).
+    """A cell outside the compiled stack (see `split_arrays.Stack`).
 
     Attributes
     ----------

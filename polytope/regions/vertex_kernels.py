@@ -12,8 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from polytope.regions.cell_kernels import ONE, SLOTS
-from polytope.regions.program import UNIT
+from polytope.regions.program import ROUNDING
 from polytope.regions.row_kernels import slot_row
+from polytope.regions.split_arrays import COUNT, LAYER, SLOT, UNIT, WINNER
 from solvers.compiled import kernel
 
 #: A vertex is solved anew when its error exceeds this part of its size.
@@ -81,8 +82,8 @@ def sharpen(
             continue
         for i in range(k + 1):
             work[count, i] /= size
-        work[count, k + 1] = gradient_error / size + 2 * UNIT
-        work[count, k + 2] = constant_error / size + 2 * UNIT * abs(work[count, k])
+        work[count, k + 1] = gradient_error / size + 2 * ROUNDING
+        work[count, k + 2] = constant_error / size + 2 * ROUNDING * abs(work[count, k])
         count += 1
     if count < k:
         return
@@ -171,7 +172,9 @@ def _improve(work, k, point):
             term = work[i, j] * new[j]
             residual += term
             terms += abs(term)
-        bound = abs(residual) + (k + 3) * UNIT * terms + work[i, k + 1] * extent + work[i, k + 2]
+        bound = (
+            abs(residual) + (k + 3) * ROUNDING * terms + work[i, k + 1] * extent + work[i, k + 2]
+        )
         worst = max(worst, bound)
         line = gap = 0.0
         for j in range(k):
@@ -181,7 +184,7 @@ def _improve(work, k, point):
             for q in range(k):
                 entry += inverse[i, q] * work[q, j]
                 whole += abs(inverse[i, q] * work[q, j]) + abs(inverse[i, q]) * work[q, k + 1]
-            gap += abs(entry) + (k + 3) * UNIT * (whole + 1.0)
+            gap += abs(entry) + (k + 3) * ROUNDING * (whole + 1.0)
             for q in range(k):
                 gap += abs(inverse[i, q]) * work[q, k + 1]
         norm = max(norm, line)
@@ -196,7 +199,7 @@ def _improve(work, k, point):
         extent = 0.0
         for i in range(k):
             extent += abs(point[i])
-        point[k + 2] = extent * (1.0 + (k + 1) * 2 * UNIT)
+        point[k + 2] = extent * (1.0 + (k + 1) * 2 * ROUNDING)
 
 
 @kernel
@@ -249,3 +252,41 @@ def vanishing(program, net_rows, pieces, slots, mask, ray, layer, zero_value, ze
                 place = program.pieces_at[number] + u * (info[4] + 1) + piece
                 flat = program.slopes[place] == 0.0 or zero_value[info[0] + u]
                 zero_out[info[2] + u] = flat and (ray or program.intercepts[place] == 0.0)
+
+
+@kernel
+def settle_structure(program, net_rows, stack, scratch, top):
+    """Put open points on the row where the network's structure says so; how many."""
+    step = stack.step[top]
+    layer, unit, slot = step[LAYER], step[UNIT], step[SLOT]
+    info = program.layers[layer]
+    k = stack.points.shape[2] - 3
+    row = info[6] + unit * info[4] + slot
+    found = 0
+    for v in range(step[COUNT]):
+        if scratch.signs[v] != 2:
+            continue
+        own = False
+        for s in range(SLOTS):
+            if stack.slots[top, s] == row and stack.masks[top, v] & (ONE << np.uint64(s)):
+                own = True
+        if own:
+            scratch.signs[v] = 0
+            found += 1
+            continue
+        ray = stack.points[top, v, k] == 0.0
+        vanishing(
+            program, net_rows, stack.pieces[top], stack.slots[top],
+            stack.masks[top, v], ray, layer, scratch.zero_value, scratch.zero_out,
+        )  # fmt: skip
+        if info[5]:
+            a = program.table[info[7] + unit * info[4] + slot]
+            b = program.table[info[7] + unit * info[4] + step[WINNER]]
+            zero = scratch.zero_value[a] and scratch.zero_value[b]
+        else:
+            at_zero = program.breaks[info[7] + unit * info[4] + slot] == 0.0
+            zero = scratch.zero_value[info[0] + unit] and (ray or at_zero)
+        if zero:
+            scratch.signs[v] = 0
+            found += 1
+    return found

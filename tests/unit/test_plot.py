@@ -40,7 +40,7 @@ def test_ball_outline_is_at_the_radius_in_its_norm(plane, p):
 
 @pytest.mark.parametrize("line", [np.zeros((3, 2)), np.array([[0.0, 0], [1, 1], [3, 3]])])
 def test_points_on_a_line_are_refused(line):
-    with pytest.raises(InputError, match="coincide|one line"):
+    with pytest.raises(InputError, match=r"coincide|one line"):
         slices.Slice(line)
 
 

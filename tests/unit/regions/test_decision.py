@@ -6,13 +6,13 @@ import pytest
 import polytope as pt
 from polytope.graph import RegionGraph
 from polytope.regions.domain import as_domain
-from polytope.regions.splitting import split_regions
+from tests.complexes import split
 from tests.nets import dense
 
 
 def graph_of(net, domain=(-1, 1)):
     where = as_domain(net, domain)
-    return RegionGraph(net, where, split_regions(net, where))
+    return RegionGraph(net, where, split(net, where))
 
 
 def logits_at(graph, u):

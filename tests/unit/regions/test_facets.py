@@ -13,7 +13,7 @@ from polytope.regions.domain import as_domain
 from polytope.regions.exact_facets import Verdict, exact_facets
 from polytope.regions.exact_maps import ExactMaps
 from polytope.regions.facets import is_redundant
-from polytope.regions.splitting import split_regions
+from tests.complexes import split
 from tests.nets import dense
 
 
@@ -134,7 +134,7 @@ def test_small_integer_networks(seed, k):
 def test_facets_are_the_edges_of_the_graph():
     net = dense(3, 7, 6, 2, seed=4)
     domain = as_domain(net, (-1, 1))
-    graph = RegionGraph(net, domain, split_regions(net, domain))
+    graph = RegionGraph(net, domain, split(net, domain))
     for i in range(0, len(graph), 3):
         found = graph.facets(i)
         assert (~found.on_domain).sum() == len(graph.neighbors(i))

@@ -11,13 +11,13 @@ from polytope.errors import InputError
 from polytope.graph import RegionGraph
 from polytope.regions import volumes
 from polytope.regions.domain import as_domain
-from polytope.regions.splitting import split_regions
+from tests.complexes import split
 from tests.nets import dense, pieces
 
 
 def graph_of(net, domain):
     where = as_domain(net, domain)
-    return RegionGraph(net, where, split_regions(net, where))
+    return RegionGraph(net, where, split(net, where))
 
 
 def free_region(k):
