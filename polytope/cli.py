@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else BAD_USE
     except KeyboardInterrupt:
-        say("polytope: stopped by Ctrl-C before anything was finished")
+        say("polytope: stopped by Ctrl-C; what is not shown above was not finished")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone; keep Python from complaining about it at exit.

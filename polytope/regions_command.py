@@ -33,7 +33,7 @@ from polytope.options import (
 )
 from polytope.region_plot import plot_regions
 from polytope.regions.domain import Domain, as_domain
-from polytope.report import counter, graph_summary, say
+from polytope.report import counter, graph_summary, say, working
 from polytope.sets import Ball, BoxLike
 from polytope.slices import Slice
 from polytope.tables import check_writable, write_file, write_table
@@ -184,7 +184,9 @@ def _regions(arguments: argparse.Namespace) -> int:
     if save is not None and any(issubclass(w.category, Notice) for w in unsaved):
         jobs.append(("search", save, graph.save))  # the disk was full: is it still?
     written, failed = _write(jobs)
-    for line in graph_summary(graph, seconds, 0 if begun is None else len(begun)):
+    with working("summing up"):
+        lines = graph_summary(graph, seconds, 0 if begun is None else len(begun))
+    for line in lines:
         say(line, sys.stdout)
     for kind, path in written:
         say(f"{kind:<15}{path}", sys.stdout)
@@ -346,11 +348,12 @@ def _jobs(graph: RegionGraph, arguments: argparse.Namespace, marked: _Marked | N
 
 
 def _write(jobs: list[Job]) -> tuple[list[tuple[str, Path]], list[FileProblem]]:
-    """Write files: what was written, and what could not be."""
+    """Write files, those first that can be gone on from: what was written, what could not be."""
     written, failed = [], []
-    for kind, path, write in jobs:
+    for kind, path, write in sorted(jobs, key=lambda job: job[1].suffix.lower() != ".npz"):
         try:
-            write(path)
+            with working(f"writing {path}"):
+                write(path)
         except FileProblem as error:
             failed.append(error)
         else:

@@ -22,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from polytope.graph import RegionGraph
 from polytope.robustness.certificates import Certificates
@@ -87,6 +88,13 @@ def counter(before: str, text: str) -> Iterator[Counter]:
     )  # fmt: skip
     with _progress(*columns) as progress:
         yield Counter(progress, before, text)
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """A spinner on stderr while the block runs; nothing where that is no terminal."""
+    with Console(stderr=True, highlight=False).status(Text(text)):
+        yield
 
 
 @contextmanager
