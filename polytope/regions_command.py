@@ -126,7 +126,7 @@ def add_regions(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     search.add_argument(
         "--save", metavar="FILE", type=Path,
-        help="save the search to this .npz file every half minute, to --resume from",
+        help="save the search to this new .npz file every half minute, to --resume from",
     )  # fmt: skip
     search.add_argument(
         "--resume", metavar="FILE", type=Path,
@@ -163,7 +163,7 @@ def _regions(arguments: argparse.Namespace) -> int:
     start = _start(arguments, net)
     seconds = time.perf_counter()
     with (
-        warnings.catch_warnings(record=True) as unsaved,
+        warnings.catch_warnings(record=True) as caught,
         counter("starting (the first run compiles the engine)", "regions found") as progress,
     ):
         warnings.simplefilter("always", Notice)
@@ -180,8 +180,13 @@ def _regions(arguments: argparse.Namespace) -> int:
             )  # fmt: skip
         progress(len(graph))
     seconds = time.perf_counter() - seconds
+    for warning in caught:
+        if not issubclass(warning.category, Notice):
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
     jobs = _jobs(graph, arguments, marked)
-    if save is not None and any(issubclass(w.category, Notice) for w in unsaved):
+    if save is not None and any(issubclass(w.category, Notice) for w in caught):
         jobs.append(("search", save, graph.save))  # the disk was full: is it still?
     written, failed = _write(jobs)
     with working("summing up"):

@@ -257,7 +257,9 @@ def _with_interior(domain: Domain) -> Domain:
     _, depth = _deepest(domain.A, domain.b, domain.dimension)
     scale = 1 + np.abs(domain.b).max(initial=0.0)
     if depth < -NARROW * scale:
-        raise InputError("domain: the set is empty; check the signs of A z <= b")
+        raise InputError(
+            "domain: the set is empty; check the signs of A z <= b, or that the slice meets its box"
+        )
     if depth <= NARROW * scale:
         raise InputError(
             "domain: the set has no interior (it lies in a hyperplane, within rounding), so it "

@@ -1,6 +1,9 @@
 """Pictures of region graphs: what is drawn is what the network does, by brute force."""
 
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -313,3 +316,13 @@ def test_bad_input(flat, sliced):
     off = sliced.domain.lift(np.zeros((1, 2))) + 1.0
     with pytest.raises(InputError, match=r"slice|plane|domain"):
         pt.plot_regions(sliced, off)
+
+
+def test_it_is_public_and_loads_neither_matplotlib_nor_numba_before_it_draws():
+    probe = (
+        "import sys, polytope as pt; pt.plot_regions; "
+        "sys.exit(bool({'matplotlib', 'numba', 'networkx'} & set(sys.modules)))"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert "plot_regions" in pt.__all__
+    assert subprocess.run([sys.executable, "-c", probe], env=env, check=False).returncode == 0
