@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polytope.regions.program import ROUNDING, Program
+from polytope.regions.beyond_kernels import pattern_beyond, slack_at
+from polytope.regions.form_kernels import GENERIC, row_form, unit_forms, value_forms
+from polytope.regions.program import Program
 from polytope.regions.row_kernels import output_rows, slot_row, value_rows
 from polytope.regions.vertex_kernels import layer_of
 from solvers.compiled import kernel
@@ -28,7 +30,7 @@ class Region(NamedTuple):
 
     The gradients of all rows of ``depth >= l`` lie in one space of at most ``rank[l]`` dimensions:
     all that comes after a layer through which all values pass is a function of the layer's units
-    that are not flat.
+    that are not flat.  `shared`: another unit's row was left out, because it coincides.
     """
 
     A: np.ndarray
@@ -36,11 +38,15 @@ class Region(NamedTuple):
     error: np.ndarray
     ids: np.ndarray
     depth: np.ndarray
+    shared: np.ndarray
     rank: np.ndarray
 
 
 class Maps(NamedTuple):
-    """Maps of values and of unit outputs (see `row_kernels`)."""
+    """Maps of values and of unit outputs (see `row_kernels`), and their forms (`form_kernels`).
+
+    `place` (values,) is the row of a region that holds the hyperplane of a form.
+    """
 
     rows: np.ndarray
     errors: np.ndarray
@@ -49,6 +55,9 @@ class Maps(NamedTuple):
     out_size: np.ndarray
     sums: np.ndarray
     row: np.ndarray
+    value_form: np.ndarray
+    unit_form: np.ndarray
+    place: np.ndarray
 
 
 class Facets(NamedTuple):
@@ -71,22 +80,26 @@ class Tools(NamedTuple):
 
 
 @kernel
-def region_rows(program, frame, net_rows, pieces, maps, region):
+def region_rows(program, frame, net_rows, pieces, crossed, maps, region):
     """Write the rows of a pattern, those of the domain last.
 
     Returns
     -------
-    (rows, whether some unit is identically zero)
+    (rows, whether some unit is identically zero, number of the row with id `crossed`, or -1)
     """
     k = program.base.shape[1] - 1
     m = level = 0
     vanishes = False
+    own = -1
+    for v in range(len(maps.place)):
+        maps.place[v] = -1
     region.rank[0] = k
     for layer in range(len(program.layers)):
         value_rows(
             program, layer, maps.out, maps.out_error, maps.out_size, maps.rows, maps.errors,
             maps.sums,
         )  # fmt: skip
+        value_forms(program, layer, maps)
         first_unit, units = program.layers[layer, 2], program.layers[layer, 3]
         slots, is_max = program.layers[layer, 4], program.layers[layer, 5]
         narrow = program.waist[layer]
@@ -108,6 +121,16 @@ def region_rows(program, frame, net_rows, pieces, maps, region):
                 )
                 if present == 0:
                     continue
+                number = program.layers[layer, 6] + u * slots + slot
+                form = row_form(program, layer, u, slot, piece, maps)
+                if form not in (0, GENERIC):
+                    same = maps.place[abs(form) - 1]
+                    if same >= 0:
+                        region.shared[same] = True
+                        own = same if number == crossed else own
+                        continue
+                    maps.place[abs(form) - 1] = m
+                own = m if number == crossed else own
                 sign = -1.0 if not is_max and slot < piece else 1.0
                 zero = gradient_error == 0.0 and constant_error == 0.0 and maps.row[k] == 0.0
                 for i in range(k):
@@ -115,13 +138,15 @@ def region_rows(program, frame, net_rows, pieces, maps, region):
                     zero = zero and maps.row[i] == 0.0
                 region.b[m] = -sign * maps.row[k]
                 region.error[m, 0], region.error[m, 1] = gradient_error, constant_error
-                region.ids[m] = program.layers[layer, 6] + u * slots + slot
+                region.ids[m] = number
                 region.depth[m] = depth
+                region.shared[m] = False
                 vanishes = vanishes or zero
                 m += 1
         output_rows(
             program, layer, pieces, maps.rows, maps.errors, maps.out, maps.out_error, maps.out_size
         )
+        unit_forms(program, layer, pieces, maps)
         if narrow:
             region.rank[level + 1] = min(steep, region.rank[level])
             level += 1
@@ -132,23 +157,9 @@ def region_rows(program, frame, net_rows, pieces, maps, region):
         region.error[m, 0] = region.error[m, 1] = 0.0
         region.ids[m] = net_rows + r
         region.depth[m] = 0
+        region.shared[m] = False
         m += 1
-    return m, vanishes
-
-
-@kernel
-def _slack(region, j, point):
-    """``b_j - a_j u`` and a bound on its error."""
-    k = region.A.shape[1]
-    total = region.b[j]
-    size, extent = abs(total), 0.0
-    for i in range(k):
-        term = region.A[j, i] * point[i]
-        total -= term
-        size += abs(term)
-        extent += abs(point[i])
-    band = region.error[j, 0] * extent + region.error[j, 1] + (k + 3) * ROUNDING * size
-    return total, 1.01 * band
+    return m, vanishes, own
 
 
 @kernel
@@ -159,20 +170,16 @@ def _inside(region, m, point):
         proper = region.error[j, 0] > 0.0
         for i in range(k):
             proper = proper or region.A[j, i] != 0.0
-        slack, band = _slack(region, j, point)
+        slack, band = slack_at(region, j, point)
         if slack <= band and (proper or slack < -band):
             return False
     return True
 
 
 @kernel
-def _step_inside(region, m, seed, crossed, point):
-    """Go from a point of a facet into the region: whether the point found is surely inside."""
+def _step_inside(region, m, seed, own, point):
+    """Go from a point of row `own` into the region: whether the point found is surely inside."""
     k = region.A.shape[1]
-    own = -1
-    for j in range(m):
-        if region.ids[j] == crossed:
-            own = j
     if own < 0:
         for i in range(k):
             point[i] = seed[i]
@@ -192,75 +199,12 @@ def _step_inside(region, m, seed, crossed, point):
         for i in range(k):
             slope -= region.A[j, i] * region.A[own, i]
         if slope > 0.0:
-            slack, _ = _slack(region, j, seed)
+            slack, _ = slack_at(region, j, seed)
             farthest = min(farthest, slack * length / slope)
     step = 1.0 + size if farthest == np.inf else 0.5 * farthest
     for i in range(k):
         point[i] = seed[i] - step * region.A[own, i] / length
     return _inside(region, m, point)
-
-
-@kernel
-def _behind(program, pieces, row, region, at, point, maps, beyond):
-    """The pattern behind a facet where some unit is identically zero; False if not clear.
-
-    The point is on the facet up to an error that is counted; every unit but the facet's own has
-    to be clearly on one side there, or exactly zero behind the facet too.
-    """
-    k = program.base.shape[1] - 1
-    slack, band = _slack(region, at, point)
-    largest = extent = 0.0
-    for i in range(k):
-        largest = max(largest, abs(region.A[at, i]))
-        extent += abs(point[i])
-    if not largest > 0.0:
-        return False
-    shift = 2.0 * (abs(slack) + band) / largest
-    own_layer = layer_of(program, row)
-    for layer in range(len(program.layers)):
-        value_rows(
-            program, layer, maps.out, maps.out_error, maps.out_size, maps.rows, maps.errors,
-            maps.sums,
-        )  # fmt: skip
-        first_unit, units = program.layers[layer, 2], program.layers[layer, 3]
-        slots, is_max = program.layers[layer, 4], program.layers[layer, 5]
-        for u in range(units):
-            if layer == own_layer and u == (row - program.layers[layer, 6]) // slots:
-                continue
-            piece = pieces[first_unit + u]
-            found = 0
-            for slot in range(slots):
-                if is_max and slot == piece:
-                    continue
-                gradient_error, constant_error, present = slot_row(
-                    program, layer, u, slot, piece, maps.rows, maps.errors, maps.row
-                )
-                if present == 0:
-                    continue
-                value, size, length = maps.row[k], abs(maps.row[k]), 0.0
-                for i in range(k):
-                    term = maps.row[i] * point[i]
-                    value += term
-                    size += abs(term)
-                    length += abs(maps.row[i])
-                doubt = 1.01 * (
-                    gradient_error * extent + constant_error + (k + 3) * ROUNDING * size
-                    + (length + k * gradient_error) * shift
-                )  # fmt: skip
-                if abs(value) <= doubt and doubt > 0.0:
-                    return False
-                if is_max:
-                    # Another winner behind the facet, or a tie that an earlier one takes.
-                    if value > 0.0 or (value == 0.0 and slot < piece):
-                        return False
-                elif value > 0.0:
-                    found = slot + 1
-            if not is_max:
-                beyond[first_unit + u] = found
-        output_rows(
-            program, layer, beyond, maps.rows, maps.errors, maps.out, maps.out_error, maps.out_size
-        )
-    return True
 
 
 @kernel
@@ -292,11 +236,11 @@ def expand(
     count = 0
     for q in range(begin, end):
         pieces = patterns[q]
-        m, vanishes = region_rows(program, frame, net_rows, pieces, maps, region)
+        m, vanishes, own = region_rows(program, frame, net_rows, pieces, crossed[q], maps, region)
         if count + m > len(facets.row):
             return count, q
         status[q] = EXPANDED
-        if not _step_inside(region, m, seeds[q], crossed[q], points[q]):
+        if not _step_inside(region, m, seeds[q], own, points[q]):
             status[q] = OPEN
             continue
         reach = 0.0
@@ -331,7 +275,7 @@ def expand(
             for i in range(k):
                 facets.point[count, i] = tools.witness[j, i]
             facets.kind[count] = PROVED
-            if vanishes and not _behind(
+            if (vanishes or region.shared[j]) and not pattern_beyond(
                 program, pieces, row, region, j, facets.point[count], maps,
                 facets.pieces[count],
             ):  # fmt: skip

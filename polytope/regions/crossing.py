@@ -9,9 +9,11 @@ connected through facets.  What floats leave open is settled in integers, and co
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,81 +26,30 @@ from polytope.regions.exact_crossing import facets_behind, pattern_behind, point
 from polytope.regions.exact_maps import ExactMaps
 from polytope.regions.nearest import Sections
 from polytope.regions.program import Program, compile_program
+from polytope.regions.walk import Walk
 from solvers.simplex import work as simplex_work
 
-#: Regions that one worker expands between two looks at the result.
-BATCH = 512
+#: Regions that one worker expands at most between two looks at the result; the first time; and
+#: the seconds from which on they are halved.
+BATCH, FIRST, SLOW = 512, 32, 0.5
 
 
-@dataclass(eq=False)
-class Walk:
-    """What has been found so far: all that a walk needs to go on.
+class Crossed(NamedTuple):
+    """Facets of a batch of regions, in its order.
 
     Attributes
     ----------
-    pieces, seeds, points : lists of arrays, by region
-        Pattern (uint16); a point on the facet it was found through, or inside; a point inside,
-        once the region is expanded.
-    crossed : list of int
-        Row of the facet it was found through; -1: the seed is inside.
-    expanded : list of bool
-    distance : list of float
-        From the start, in coordinates (0 in a breadth-first walk).
-    edges, edge_rows, edge_points : lists of arrays (n, 2), (n,), (n, k)
-        Regions i < j with a common facet, the row as seen from i, a point on the facet: written
-        when i was expanded, so j may still be waiting.
-    verdicts : int
-        Exact verdicts so far.
+    region, row : int64 (n,)
+        Number in the batch; row id.
+    point : float64 (n, k)
+    pieces : uint16 (n, units)
+        The pattern behind.
     """
 
-    pieces: list[np.ndarray] = field(default_factory=list)
-    seeds: list[np.ndarray] = field(default_factory=list)
-    crossed: list[int] = field(default_factory=list)
-    points: list[np.ndarray] = field(default_factory=list)
-    expanded: list[bool] = field(default_factory=list)
-    distance: list[float] = field(default_factory=list)
-    edges: list[np.ndarray] = field(default_factory=list)
-    edge_rows: list[np.ndarray] = field(default_factory=list)
-    edge_points: list[np.ndarray] = field(default_factory=list)
-    verdicts: int = 0
-
-    def add(self, pieces: np.ndarray, seed: np.ndarray, crossed: int, distance: float) -> int:
-        """Enter a region that was not known; its number."""
-        self.pieces.append(pieces)
-        self.seeds.append(seed)
-        self.points.append(seed)
-        self.crossed.append(crossed)
-        self.expanded.append(False)
-        self.distance.append(distance)
-        return len(self.pieces) - 1
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All of it as arrays, for a file."""
-        k = self.seeds[0].size
-        return {
-            "pieces": np.array(self.pieces), "seeds": np.array(self.seeds),
-            "points": np.array(self.points), "crossed": np.array(self.crossed),
-            "expanded": np.array(self.expanded), "distance": np.array(self.distance),
-            "edges": np.concatenate([np.zeros((0, 2), np.int64), *self.edges]),
-            "edge_rows": np.concatenate([np.zeros(0, np.int64), *self.edge_rows]),
-            "edge_points": np.concatenate([np.zeros((0, k)), *self.edge_points]),
-            "verdicts": np.array(self.verdicts),
-        }  # fmt: skip
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Walk:
-        """The walk that `arrays` wrote."""
-        return cls(
-            pieces=list(arrays["pieces"].astype(np.uint16)), seeds=list(arrays["seeds"]),
-            crossed=arrays["crossed"].tolist(), points=list(arrays["points"]),
-            expanded=arrays["expanded"].tolist(), distance=arrays["distance"].tolist(),
-            edges=[arrays["edges"]], edge_rows=[arrays["edge_rows"]],
-            edge_points=[arrays["edge_points"]], verdicts=int(arrays["verdicts"]),
-        )  # fmt: skip
-
-
-#: A facet of an expanded region: (region, row, pattern behind it, point on it).
-Crossed = tuple[int, int, np.ndarray, np.ndarray]
+    region: np.ndarray
+    row: np.ndarray
+    point: np.ndarray
+    pieces: np.ndarray
 
 
 class Crosser:
@@ -130,7 +81,7 @@ class Crosser:
 
     def begin(self) -> Walk:
         """A walk that knows the region of the start (of those it touches, one inside)."""
-        walk = Walk()
+        walk = Walk(self.net.units, self.domain.dimension)
         inward = np.zeros((0, len(self.start)), dtype=int)
         slack = self.domain.b - self.domain.A @ self.start
         tight = np.abs(slack) <= 1e-9 * (1 + np.abs(self.domain.b))
@@ -139,7 +90,8 @@ class Crosser:
         corner = ExactArray.from_floats(np.append(self.start, 1.0))
         point = corner.integers
         pieces = self.exact.germ_pieces(point, inward.astype(int).astype(object))
-        walk.add(pieces.astype(np.uint16), self.start, -1, 0.0)
+        walk.enter(pieces.astype(np.uint16)[None])
+        walk.seeds[0], walk.crossed[0] = self.start, -1
         return walk
 
     def run(self, walk: Walk, max_regions: int | None, halt: Callable[[int], bool]) -> bool:
@@ -154,45 +106,53 @@ class Crosser:
         halt : callable
             Asked after every batch with the number of expanded regions.
         """
-        index = {own.tobytes(): i for i, own in enumerate(walk.pieces)}
-        waiting = [(walk.distance[i], i) for i, done in enumerate(walk.expanded) if not done]
+        left = np.flatnonzero(~walk.expanded[: walk.count])
+        waiting = list(zip(walk.distance[left].tolist(), left.tolist(), strict=True))
         heapq.heapify(waiting)
-        size = len(self.workers) * (1 if self.nearest_first else BATCH)
-        done = sum(walk.expanded)
+        most = len(self.workers) * (1 if self.nearest_first else BATCH)
+        size = min(most, FIRST)
+        done = walk.count - len(left)
         while waiting:
             if halt(done) or (max_regions is not None and done >= max_regions):
                 return False
+            seconds = time.perf_counter()
             room = size if max_regions is None else min(size, max_regions - done)
             batch = [heapq.heappop(waiting)[1] for _ in range(min(room, len(waiting)))]
-            pairs, rows, points = [], [], []
-            for region, row, pieces, point in self._expand(walk, batch):
-                key = pieces.tobytes()
-                known = index.get(key)
-                if known is None:
-                    near = self.nearest_first
-                    distance = self.sections.distance(self.start, pieces) if near else 0.0
-                    known = index[key] = walk.add(pieces, point, row, distance)
-                    heapq.heappush(waiting, (distance, known))
-                if region < known:
-                    pairs.append((region, known))
-                    rows.append(row)
-                    points.append(point)
-            if pairs:
-                walk.edges.append(np.array(pairs, dtype=np.int64))
-                walk.edge_rows.append(np.array(rows, dtype=np.int64))
-                walk.edge_points.append(np.array(points))
-            done += len(batch)
+            count, facets = self._expand(walk, batch, partial(halt, done))
+            number = np.array(batch)[facets.region]
+            first = walk.count
+            known, fresh = walk.enter(facets.pieces)
+            new = slice(first, walk.count)
+            walk.seeds[new] = facets.point[fresh]
+            walk.crossed[new] = self._from_behind(facets.row[fresh], walk.pieces[number[fresh]])
+            if self.nearest_first:
+                walk.distance[new] = [
+                    self.sections.distance(self.start, own) for own in facets.pieces[fresh]
+                ]
+            found = range(first, walk.count)
+            for entry in zip(walk.distance[new].tolist(), found, strict=True):
+                heapq.heappush(waiting, entry)
+            outward = number < known
+            walk.edges.append(np.column_stack([number, known])[outward])
+            walk.edge_rows.append(facets.row[outward])
+            walk.edge_points.append(facets.point[outward])
+            walk.expanded[batch[:count]] = True
+            for i in batch[count:]:
+                heapq.heappush(waiting, (float(walk.distance[i]), i))
+            done += count
+            seconds = time.perf_counter() - seconds
+            size = max(1, size // 2) if seconds > SLOW else min(most, 2 * size)
         return True
 
-    def _expand(self, walk: Walk, batch: list[int]) -> list[Crossed]:
-        """All facets of some regions, in the order of the batch."""
-        patterns = np.array([walk.pieces[i] for i in batch], dtype=np.uint16)
-        seeds = np.array([walk.seeds[i] for i in batch])
-        crossed = np.array([walk.crossed[i] for i in batch], dtype=np.int64)
+    def _expand(
+        self, walk: Walk, batch: list[int], halt: Callable[[], bool]
+    ) -> tuple[int, Crossed]:
+        """All facets of some regions: of the first ones only, if halted before exact work."""
+        patterns, seeds, crossed = walk.pieces[batch], walk.seeds[batch], walk.crossed[batch]
         points, status = np.zeros_like(seeds), np.zeros(len(batch), np.int64)
         bounds = np.linspace(0, len(batch), len(self.workers) + 1).astype(int)
 
-        def work(number: int) -> list[_Found]:
+        def work(number: int) -> list[kernels.Facets]:
             worker, parts = self.workers[number], []
             at, end = int(bounds[number]), int(bounds[number + 1])
             while at < end:
@@ -204,78 +164,79 @@ class Crosser:
                 parts.append(worker.take(count))
             return parts
 
-        if len(self.workers) == 1:
-            found = work(0)
+        if len(self.workers) == 1 or len(batch) == 1:
+            parts = [part for number in range(len(self.workers)) for part in work(number)]
         else:
             with ThreadPoolExecutor(len(self.workers)) as pool:
-                found = [
-                    part for parts in pool.map(work, range(len(self.workers))) for part in parts
-                ]
-        result: list[Crossed] = []
-        for part in found:
-            result += self._settled(walk, batch, part)
-        for q in np.flatnonzero(status == kernels.OPEN).tolist():
-            own = row_ids(self.net, 0, patterns[q]).tolist()
-            points[q] = point_inside(self.exact, patterns[q])
-            walk.verdicts += 1
-            result += self._open_rows(batch[q], patterns[q], own)
-        for q, i in enumerate(batch):
-            walk.points[i], walk.expanded[i] = points[q], True
+                numbers = range(len(self.workers))
+                parts = [part for parts in pool.map(work, numbers) for part in parts]
+        found = kernels.Facets(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        proved = found.kind == kernels.PROVED
+        open_ = {*found.region[~proved].tolist(), *np.flatnonzero(status == kernels.OPEN).tolist()}
+        count, settled = len(batch), []
+        for q in sorted(open_):
+            if halt():
+                count = q
+                break
+            own = found.region == q
+            unknown = found.row[own & (found.kind == kernels.UNKNOWN)]
+            if status[q] == kernels.OPEN:
+                points[q], unknown = (
+                    point_inside(self.exact, patterns[q]), row_ids(self.net, 0, patterns[q])
+                )  # fmt: skip
+            behind = facets_behind(self.exact, patterns[q], unknown.tolist())
+            unclear = np.flatnonzero(own & (found.kind == kernels.UNCLEAR)).tolist()
+            for f in unclear:
+                row, point = int(found.row[f]), found.point[f]
+                behind.append((row, pattern_behind(self.exact, patterns[q], row, point), point))
+            settled += [(q, row, point, pieces) for row, pieces, point in behind]
+            walk.verdicts += len(unknown) + len(unclear) + int(status[q] == kernels.OPEN)
+        walk.points[batch[:count]] = points[:count]
+        arrays = [getattr(found, name)[proved] for name in Crossed._fields]
+        if settled:
+            more = zip(*settled, strict=True)
+            arrays = [np.concatenate(both) for both in zip(arrays, more, strict=True)]
+            order = np.argsort(arrays[0], kind="stable")
+            arrays = [array[order] for array in arrays]
+        result = Crossed(*arrays)
+        keep = result.region < count
         if self.domain.ball is not None:
-            result = [
-                facet for facet in result
-                if self.sections.in_ball(walk.pieces[facet[0]], facet[1])
-            ]  # fmt: skip
-        return result
+            keep &= [
+                self.sections.in_ball(patterns[q], row)
+                for q, row in zip(result.region.tolist(), result.row.tolist(), strict=True)
+            ]
+        return count, Crossed(*(array[keep] for array in result))
 
-    def _settled(self, walk: Walk, batch: list[int], part: _Found) -> list[Crossed]:
-        """Facets with what was open decided exactly."""
-        result: list[Crossed] = []
-        unknown: dict[int, list[int]] = {}
-        for q, row, kind, point, pieces in zip(*part, strict=True):
-            if kind == kernels.PROVED:
-                result.append((batch[q], int(row), pieces, point))
-            elif kind == kernels.UNKNOWN:
-                unknown.setdefault(int(q), []).append(int(row))
-            else:
-                walk.verdicts += 1
-                own = walk.pieces[batch[q]]
-                result.append(
-                    (batch[q], int(row), pattern_behind(self.exact, own, int(row), point), point)
-                )
-        for q, rows in unknown.items():
-            walk.verdicts += len(rows)
-            result += self._open_rows(batch[q], walk.pieces[batch[q]], rows)
+    def _from_behind(self, rows: np.ndarray, pieces: np.ndarray) -> np.ndarray:
+        """The ids that rows of regions with these pieces have in the regions behind them."""
+        result = rows.copy()
+        for layer in self.net.layers:
+            local = rows - layer.first_row
+            own = np.flatnonzero((local >= 0) & (local < layer.units * layer.slots))
+            if layer.is_max and len(own):
+                unit = local[own] // layer.slots
+                winner = pieces[own, layer.first_unit + unit]
+                result[own] = layer.first_row + unit * layer.slots + winner
         return result
-
-    def _open_rows(self, region: int, pieces: np.ndarray, asked: list[int]) -> list[Crossed]:
-        """The facets among some rows of a region, exactly."""
-        return [(region, *behind) for behind in facets_behind(self.exact, pieces, asked)]
 
     def complex(self, walk: Walk, complete: bool) -> Complex:
         """The expanded regions and the edges between them."""
-        keep = np.flatnonzero(walk.expanded)
-        number = np.full(len(walk.pieces), -1)
+        keep = np.flatnonzero(walk.expanded[: walk.count])
+        number = np.full(walk.count, -1)
         number[keep] = np.arange(len(keep))
-        k = self.domain.dimension
         arrays = walk.arrays()
         edges = number[arrays["edges"]]
         both = (edges >= 0).all(axis=1)
         narrow = not self.net.layout or max(count for _, count in self.net.layout) <= 256
-        pieces = np.array([walk.pieces[i] for i in keep]).reshape(len(keep), self.net.units)
         return Complex(
-            pieces=pieces.astype(np.uint8 if narrow else np.uint16),
-            points=np.array([walk.points[i] for i in keep]).reshape(-1, k),
+            pieces=walk.pieces[keep].astype(np.uint8 if narrow else np.uint16),
+            points=walk.points[keep],
             edges=edges[both],
             edge_points=arrays["edge_points"][both],
             edge_rows=arrays["edge_rows"][both],
             complete=complete,
             exact_verdicts=walk.verdicts + self.sections.verdicts,
         )
-
-
-#: Arrays of facets: region of the batch, row, kind, point, pieces.
-_Found = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class _Worker:
@@ -287,10 +248,12 @@ class _Worker:
         self.maps = kernels.Maps(
             np.zeros((values, k + 1)), np.zeros((values, 2)), np.zeros((units, k + 1)),
             np.zeros((units, 2)), np.zeros((units, 2)), np.zeros((k + 5, values)), np.zeros(k + 1),
+            np.zeros(values, np.int64), np.zeros(units, np.int64), np.zeros(values, np.int64),
         )  # fmt: skip
         self.region = kernels.Region(
             np.zeros((m, k)), np.zeros(m), np.zeros((m, 2)), np.zeros(m, np.int64),
-            np.zeros(m, np.int64), np.zeros(len(program.layers) + 1, np.int64),
+            np.zeros(m, np.int64), np.zeros(m, np.bool_),
+            np.zeros(len(program.layers) + 1, np.int64),
         )  # fmt: skip
         self.tools = kernels.Tools(
             np.zeros(m, np.bool_), np.zeros(m, np.int64), np.zeros((m, k)),
@@ -303,7 +266,6 @@ class _Worker:
             np.zeros((room, k)), np.zeros((room, units), np.uint16),
         )  # fmt: skip
 
-    def take(self, count: int) -> _Found:
+    def take(self, count: int) -> kernels.Facets:
         """The facets written so far."""
-        facets = self.facets
-        return tuple(array[:count].copy() for array in facets)  # type: ignore[return-value]
+        return kernels.Facets(*(array[:count].copy() for array in self.facets))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +63,9 @@ class Program(NamedTuple):
         Values that the candidates of a maximum read ((units, slots); -1 for none).
     waist : bool (layers,)
         Whether all later layers see the input through this layer's outputs alone.
+    alike : int64 (values,)
+        Plus or minus 1 + the first value of the layer of which this one is an exact multiple
+        (duplicated neurons; mostly itself).
     """
 
     layers: np.ndarray
@@ -79,6 +83,7 @@ class Program(NamedTuple):
     dense_at: np.ndarray
     dense: np.ndarray
     waist: np.ndarray
+    alike: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -146,8 +151,56 @@ def compile_program(net: Engine, domain: Domain) -> Program:
     return Program(
         base=base, base_error=base_error, start=start, source=source, weight=weight,
         weight_error=weight_error, dense_at=dense_at, dense=dense,
-        waist=_waist(net, first, base, base_error, start, source), **_units(net, first),
+        waist=_waist(net, first, base, base_error, start, source),
+        alike=_alike(first, base, base_error, start, source, weight, weight_error),
+        **_units(net, first),
     )  # fmt: skip
+
+
+def _alike(
+    first: np.ndarray,
+    base: np.ndarray,
+    base_error: np.ndarray,
+    start: np.ndarray,
+    source: np.ndarray,
+    weight: np.ndarray,
+    weight_error: np.ndarray,
+) -> np.ndarray:
+    """Exact multiples within each layer: found by rounded ratios, confirmed in rationals."""
+    alike = np.arange(1, first[-1] + 1, dtype=np.int64)
+    for low, high in itertools.pairwise(first.tolist()):
+        seen: dict[bytes, list[int]] = {}
+        for v in range(low, high):
+            terms = _terms(start, v)
+            row = np.concatenate([base[v], weight[terms]])
+            if base_error[v].any() or weight_error[terms].any() or not row.any():
+                continue
+            ratios = (row / row[np.argmax(np.abs(row))]).astype(np.float32) + np.float32(0)
+            group = seen.setdefault(source[terms].tobytes() + ratios.tobytes(), [])
+            for other in group:
+                factor = _factor(row, np.concatenate([base[other], weight[_terms(start, other)]]))
+                if factor:
+                    alike[v] = factor * (other + 1)
+                    break
+            else:
+                group.append(v)
+    return alike
+
+
+def _terms(start: np.ndarray, value: int) -> slice:
+    """The terms of a value's sum."""
+    return slice(start[value], start[value + 1])
+
+
+def _factor(row: np.ndarray, other: np.ndarray) -> int:
+    """The sign of the factor between two rows, 0 if they are no exact multiples."""
+    at = int(np.argmax(np.abs(other)))
+    factor = Fraction(float(row[at])) / Fraction(float(other[at]))
+    if any(
+        Fraction(float(a)) != factor * Fraction(float(b)) for a, b in zip(row, other, strict=True)
+    ):
+        return 0
+    return 1 if factor > 0 else -1
 
 
 def _waist(

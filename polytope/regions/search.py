@@ -15,9 +15,10 @@ import numpy as np
 from polytope.errors import FileProblem, InputError
 from polytope.network.engine import Engine
 from polytope.regions.complex import Complex
-from polytope.regions.crossing import Crosser, Walk
+from polytope.regions.crossing import Crosser
 from polytope.regions.domain import Domain
 from polytope.regions.splitting import Splitter
+from polytope.regions.walk import Walk
 from polytope.regions.walker import TooManyFacets
 
 #: Cells with vertices are the faster way up to this dimension of a bounded domain, and up to
