@@ -27,6 +27,7 @@ Triple = tuple[int, int, int]
 #: Vertices in counterclockwise order.
 Polygon = tuple[Triple, ...]
 Pattern = tuple[int, ...]
+Point = tuple[Fraction, Fraction]
 #: Corners in counterclockwise order; their floats are taken exactly.
 Corners = Sequence[tuple[float | Fraction, float | Fraction]]
 
@@ -75,6 +76,19 @@ class Regions2D:
         The edges of all polygons are laid out on the lines that hold them, whatever made the
         line, and overlaps are looked for.
         """
+        return {pair for pair, _, _, _ in self._overlaps}
+
+    @cached_property
+    def shared(self) -> dict[frozenset[Pattern], list[tuple[Point, Point]]]:
+        """The segments that pairs of bounded regions share."""
+        found: dict[frozenset[Pattern], list[tuple[Point, Point]]] = defaultdict(list)
+        for pair, line, start, end in self._overlaps:
+            found[pair].append((_at(line, start), _at(line, end)))
+        return dict(found)
+
+    @cached_property
+    def _overlaps(self) -> list[tuple[frozenset[Pattern], Triple, _Place, _Place]]:
+        """Pairs of regions with each piece of a line that they share."""
         lines: dict[Triple, list[tuple[_Place, _Place, Pattern]]] = defaultdict(list)
         for pattern, polygons in self.polygons.items():
             for polygon in polygons:
@@ -83,37 +97,42 @@ class Regions2D:
                     if line[:2] != (0, 0):
                         ends = sorted((_place(line, p), _place(line, q)))
                         lines[line].append((ends[0], ends[1], pattern))
-        found = set()
-        for edges in lines.values():
+        found = []
+        for line, edges in lines.items():
             edges.sort()
             for number, (_, end, pattern) in enumerate(edges):
-                for start, _, other in itertools.islice(edges, number + 1, None):
+                for start, other_end, other in itertools.islice(edges, number + 1, None):
                     if start >= end:
                         break
                     if other != pattern:
-                        found.add(frozenset((pattern, other)))
+                        pair = frozenset((pattern, other))
+                        found.append((pair, line, start, min(end, other_end)))
         return found
 
     def within(self, corners: Corners) -> Regions2D:
         """The regions that meet the inside of a convex polygon, cut off at its sides."""
         domain = _polygon(corners)
-        inside: dict[Pattern, list[Polygon]] = defaultdict(list)
-        for pattern, polygons in self.polygons.items():
-            for part in polygons:
-                rest: Polygon | None = part
-                for p, q in itertools.pairwise([*domain, domain[0]]):
-                    _, rest = (None, None) if rest is None else _cut(rest, _cross(p, q))
-                if rest is not None:
-                    inside[pattern].append(rest)
-        return Regions2D(dict(inside))
+        return self._above([_cross(p, q) for p, q in itertools.pairwise([*domain, domain[0]])])
+
+    def under(self, A: np.ndarray, b: np.ndarray) -> Regions2D:
+        """The regions that meet the inside of ``{A z <= b}``, cut off at its sides."""
+        return self._above(_sides(A, b))
+
+    def _above(self, sides: Sequence[Triple]) -> Regions2D:
+        """The parts of full dimension where affine functions are all positive."""
+        inside = {pattern: _above(parts, sides) for pattern, parts in self.polygons.items()}
+        return Regions2D({pattern: parts for pattern, parts in inside.items() if parts})
 
 
-def regions_2d(graph: ir.Graph, corners: Corners | None = None) -> Regions2D:
-    """The regions inside a convex polygon, or in the whole plane (None)."""
-    if corners is None:
-        parts: Iterable[Polygon] = QUADRANTS
-    else:
-        parts = [_polygon(corners)]
+def regions_2d(
+    graph: ir.Graph,
+    corners: Corners | None = None,
+    under: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Regions2D:
+    """The regions inside a convex polygon, inside ``{A z <= b}``, or in the whole plane."""
+    parts: Iterable[Polygon] = QUADRANTS if corners is None else [_polygon(corners)]
+    if under is not None:
+        parts = _above(parts, _sides(*under))
     cells: list[tuple[Pattern, Polygon]] = [((), part) for part in parts]
     for layer in graph.layers:
         before = ir.Graph(graph.nodes[: graph.nodes[layer.node].inputs[0] + 1], graph.constants)
@@ -214,6 +233,27 @@ def _cut(polygon: Polygon, row: Triple) -> tuple[Polygon | None, Polygon | None]
     return tuple(lower), tuple(upper)
 
 
+def _above(polygons: Iterable[Polygon], sides: Sequence[Triple]) -> list[Polygon]:
+    """The parts of full dimension of polygons where affine functions are all positive."""
+    found = []
+    for polygon in polygons:
+        rest: Polygon | None = polygon
+        for side in sides:
+            _, rest = (None, None) if rest is None else _cut(rest, side)
+        if rest is not None:
+            found.append(rest)
+    return found
+
+
+def _sides(A: np.ndarray, b: np.ndarray) -> list[Triple]:
+    """The rows of {A z <= b} as affine functions that are positive inside; floats exactly."""
+    return [
+        _integers([Fraction(float(v)) for v in row])
+        for row in np.column_stack([-A, b])
+        if row.any()
+    ]
+
+
 def _polygon(corners: Corners) -> Polygon:
     return tuple(_integers([Fraction(x), Fraction(y), Fraction(1)]) for x, y in corners)
 
@@ -250,6 +290,13 @@ def _place(line: Triple, p: Triple) -> _Place:
     if p[2] == 0:
         return (1 if along > 0 else -1), Fraction(0)
     return 0, Fraction(along, p[2])
+
+
+def _at(line: Triple, place: _Place) -> Point:
+    """The point at a finite place of a line: a x + b y + c = 0 and a y - b x = place."""
+    a, b, c = line
+    along, square = place[1], a * a + b * b
+    return (-a * c - b * along) / square, (a * along - b * c) / square
 
 
 def _area(polygon: Polygon) -> Fraction:
