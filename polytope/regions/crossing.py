@@ -9,10 +9,11 @@ connected through facets.  What floats leave open is settled in integers, and co
 from __future__ import annotations
 
 import heapq
-import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +25,16 @@ from polytope.regions.complex import Complex
 from polytope.regions.domain import Domain
 from polytope.regions.exact_crossing import facets_behind, pattern_behind, point_inside, row_ids
 from polytope.regions.exact_maps import ExactMaps
+from polytope.regions.expander import Expanded, Expander
 from polytope.regions.nearest import Sections
-from polytope.regions.program import Program, compile_program
+from polytope.regions.program import compile_program
 from polytope.regions.walk import Walk
-from solvers.simplex import work as simplex_work
 
 #: Regions that one worker expands at most between two looks at the result; the first time; and
 #: the seconds from which on they are halved.
 BATCH, FIRST, SLOW = 512, 32, 0.5
+#: Batches that wait for each further thread, so that none is idle.
+AHEAD = 3
 
 
 class Crossed(NamedTuple):
@@ -72,12 +75,13 @@ class Crosser:
     ) -> None:
         self.net, self.domain, self.nearest_first = net, domain, nearest_first
         self.start = start
-        self.program = compile_program(net, domain)
-        self.frame = np.column_stack([domain.A, -domain.b])
         self.exact = ExactMaps(net, domain)
-        self.limits = np.array(domain.limits)
         self.sections = Sections(net, domain, self.exact)
-        self.workers = [_Worker(self.program, self.frame, net) for _ in range(max(1, workers))]
+        self.threads = 1 if nearest_first else max(1, workers)
+        self.free: SimpleQueue[Expander] = SimpleQueue()
+        program = compile_program(net, domain)
+        for _ in range(self.threads):
+            self.free.put(Expander(program, domain, net))
 
     def begin(self) -> Walk:
         """A walk that knows the region of the start (of those it touches, one inside)."""
@@ -106,71 +110,80 @@ class Crosser:
         halt : callable
             Asked after every batch with the number of expanded regions.
         """
+        # Regions are expanded in the order in which they wait, and entered in that order,
+        # whatever the threads are doing.
         left = np.flatnonzero(~walk.expanded[: walk.count])
         waiting = list(zip(walk.distance[left].tolist(), left.tolist(), strict=True))
         heapq.heapify(waiting)
-        most = len(self.workers) * (1 if self.nearest_first else BATCH)
-        size = min(most, FIRST)
         done = walk.count - len(left)
-        while waiting:
-            if halt(done) or (max_regions is not None and done >= max_regions):
-                return False
-            seconds = time.perf_counter()
-            room = size if max_regions is None else min(size, max_regions - done)
-            batch = [heapq.heappop(waiting)[1] for _ in range(min(room, len(waiting)))]
-            count, facets = self._expand(walk, batch, partial(halt, done))
-            number = np.array(batch)[facets.region]
-            first = walk.count
-            known, fresh = walk.enter(facets.pieces)
-            new = slice(first, walk.count)
-            walk.seeds[new] = facets.point[fresh]
-            walk.crossed[new] = self._from_behind(facets.row[fresh], walk.pieces[number[fresh]])
-            if self.nearest_first:
-                walk.distance[new] = [
-                    self.sections.distance(self.start, own) for own in facets.pieces[fresh]
-                ]
-            found = range(first, walk.count)
-            for entry in zip(walk.distance[new].tolist(), found, strict=True):
-                heapq.heappush(waiting, entry)
-            outward = number < known
-            walk.edges.append(np.column_stack([number, known])[outward])
-            walk.edge_rows.append(facets.row[outward])
-            walk.edge_points.append(facets.point[outward])
-            walk.expanded[batch[:count]] = True
-            for i in batch[count:]:
-                heapq.heappush(waiting, (float(walk.distance[i]), i))
-            done += count
-            seconds = time.perf_counter() - seconds
-            size = max(1, size // 2) if seconds > SLOW else min(most, 2 * size)
+        ahead: deque[tuple[np.ndarray, Future[Expanded]]] = deque()
+        most = 1 if self.nearest_first else BATCH
+        size = min(most, FIRST)
+        with ThreadPoolExecutor(self.threads) as pool:
+            while waiting or ahead:
+                room = np.inf if max_regions is None else max_regions - done
+                room -= sum(len(batch) for batch, _ in ahead)
+                while waiting and room > 0 and len(ahead) < AHEAD * self.threads - AHEAD + 1:
+                    take = range(int(min(size, room, len(waiting))))
+                    batch = np.array([heapq.heappop(waiting)[1] for _ in take])
+                    ahead.append((batch, self._submit(walk, batch, pool)))
+                    room -= len(batch)
+                if not ahead or halt(done):
+                    return False
+                batch, future = ahead.popleft()
+                expanded = future.result()
+                count, facets = self._settled(walk, batch, expanded, partial(halt, done))
+                fresh = self._enter(walk, batch, facets)
+                for entry in zip(walk.distance[fresh].tolist(), fresh.tolist(), strict=True):
+                    heapq.heappush(waiting, entry)
+                walk.expanded[batch[:count]] = True
+                if count < len(batch):
+                    return False
+                done += count
+                size = max(1, size // 2) if expanded.seconds > SLOW else min(most, 2 * size)
         return True
 
-    def _expand(
-        self, walk: Walk, batch: list[int], halt: Callable[[], bool]
+    def _submit(self, walk: Walk, batch: np.ndarray, pool: ThreadPoolExecutor) -> Future[Expanded]:
+        """Begin to expand a batch of regions, at once or in a thread."""
+        arguments = walk.pieces[batch], walk.seeds[batch], walk.crossed[batch]
+        if self.threads > 1:
+            return pool.submit(self._expand, *arguments)
+        now: Future[Expanded] = Future()
+        now.set_result(self._expand(*arguments))
+        return now
+
+    def _expand(self, patterns: np.ndarray, seeds: np.ndarray, crossed: np.ndarray) -> Expanded:
+        """Expand regions with the next room that is free."""
+        expander = self.free.get()
+        try:
+            return expander.expand(patterns, seeds, crossed)
+        finally:
+            self.free.put(expander)
+
+    def _enter(self, walk: Walk, batch: np.ndarray, facets: Crossed) -> np.ndarray:
+        """Enter facets and the regions behind them; the numbers of the new ones."""
+        number = batch[facets.region]
+        first = walk.count
+        known, fresh = walk.enter(facets.pieces)
+        new = np.arange(first, walk.count)
+        walk.seeds[new] = facets.point[fresh]
+        walk.crossed[new] = self._from_behind(facets.row[fresh], walk.pieces[number[fresh]])
+        if self.nearest_first:
+            walk.distance[new] = [
+                self.sections.distance(self.start, own) for own in facets.pieces[fresh]
+            ]
+        outward = number < known
+        walk.edges.append(np.column_stack([number, known])[outward])
+        walk.edge_rows.append(facets.row[outward])
+        walk.edge_points.append(facets.point[outward])
+        return new
+
+    def _settled(
+        self, walk: Walk, batch: np.ndarray, expanded: Expanded, halt: Callable[[], bool]
     ) -> tuple[int, Crossed]:
-        """All facets of some regions: of the first ones only, if halted before exact work."""
-        patterns, seeds, crossed = walk.pieces[batch], walk.seeds[batch], walk.crossed[batch]
-        points, status = np.zeros_like(seeds), np.zeros(len(batch), np.int64)
-        bounds = np.linspace(0, len(batch), len(self.workers) + 1).astype(int)
-
-        def work(number: int) -> list[kernels.Facets]:
-            worker, parts = self.workers[number], []
-            at, end = int(bounds[number]), int(bounds[number + 1])
-            while at < end:
-                count, at = kernels.expand(
-                    self.program, self.frame, self.net.rows, patterns, seeds, crossed, at, end,
-                    self.limits, worker.maps, worker.region, worker.tools, worker.simplex, points,
-                    status, worker.facets,
-                )  # fmt: skip
-                parts.append(worker.take(count))
-            return parts
-
-        if len(self.workers) == 1 or len(batch) == 1:
-            parts = [part for number in range(len(self.workers)) for part in work(number)]
-        else:
-            with ThreadPoolExecutor(len(self.workers)) as pool:
-                numbers = range(len(self.workers))
-                parts = [part for parts in pool.map(work, numbers) for part in parts]
-        found = kernels.Facets(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        """All facets of the regions of a batch: of the first ones, if halted before exact work."""
+        found, points, status, _ = expanded
+        patterns = walk.pieces[batch]
         proved = found.kind == kernels.PROVED
         open_ = {*found.region[~proved].tolist(), *np.flatnonzero(status == kernels.OPEN).tolist()}
         count, settled = len(batch), []
@@ -237,35 +250,3 @@ class Crosser:
             complete=complete,
             exact_verdicts=walk.verdicts + self.sections.verdicts,
         )
-
-
-class _Worker:
-    """Room for one thread."""
-
-    def __init__(self, program: Program, frame: np.ndarray, net: Engine) -> None:
-        k, values, units = frame.shape[1] - 1, len(program.base), net.units
-        m = sum(layer.units * layer.slots for layer in net.layers) + len(frame)
-        self.maps = kernels.Maps(
-            np.zeros((values, k + 1)), np.zeros((values, 2)), np.zeros((units, k + 1)),
-            np.zeros((units, 2)), np.zeros((units, 2)), np.zeros((k + 5, values)), np.zeros(k + 1),
-            np.zeros(values, np.int64), np.zeros(units, np.int64), np.zeros(values, np.int64),
-        )  # fmt: skip
-        self.region = kernels.Region(
-            np.zeros((m, k)), np.zeros(m), np.zeros((m, 2)), np.zeros(m, np.int64),
-            np.zeros(m, np.int64), np.zeros(m, np.bool_),
-            np.zeros(len(program.layers) + 1, np.int64),
-        )  # fmt: skip
-        self.tools = kernels.Tools(
-            np.zeros(m, np.bool_), np.zeros(m, np.int64), np.zeros((m, k)),
-            np.zeros((m, k), np.int64),
-        )  # fmt: skip
-        self.simplex = simplex_work(m, k)
-        room = max(4 * m, 32 * BATCH)
-        self.facets = kernels.Facets(
-            np.zeros(room, np.int64), np.zeros(room, np.int64), np.zeros(room, np.int64),
-            np.zeros((room, k)), np.zeros((room, units), np.uint16),
-        )  # fmt: skip
-
-    def take(self, count: int) -> kernels.Facets:
-        """The facets written so far."""
-        return kernels.Facets(*(array[:count].copy() for array in self.facets))
