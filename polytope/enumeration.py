@@ -141,7 +141,7 @@ def resume(
         save = graph if save is None else save
         graph = RegionGraph.load(graph, net)
     if graph.complete:
-        return graph
+        return graph if save is None else _saved(graph, save)
     if not graph.state:
         raise InputError("resume: the graph does not hold the state of its search; start anew")
     over = graph.domain
@@ -157,12 +157,16 @@ def _graph(
 ) -> RegionGraph:
     """The result, saved where that was asked for."""
     graph = RegionGraph(net, domain, outcome.found, outcome.state, outcome.stopped)
-    if save is not None:
-        try:
-            graph.save(save)
-        except FileProblem as error:
-            message = f"{error}; the graph was returned unsaved: graph.save() it elsewhere"
-            warnings.warn(message, Notice, stacklevel=3)
+    return graph if save is None else _saved(graph, save)
+
+
+def _saved(graph: RegionGraph, path: str | os.PathLike[str]) -> RegionGraph:
+    """The graph itself, saved; a notice if that fails."""
+    try:
+        graph.save(path)
+    except FileProblem as error:
+        message = f"{error}; the graph was returned unsaved: graph.save() it elsewhere"
+        warnings.warn(message, Notice, stacklevel=4)
     return graph
 
 

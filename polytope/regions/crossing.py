@@ -204,21 +204,29 @@ class Crosser:
                 behind.append((row, pattern_behind(self.exact, patterns[q], row, point), point))
             settled += [(q, row, point, pieces) for row, pieces, point in behind]
             walk.verdicts += len(unknown) + len(unclear) + int(status[q] == kernels.OPEN)
-        walk.points[batch[:count]] = points[:count]
         arrays = [getattr(found, name)[proved] for name in Crossed._fields]
         if settled:
             more = zip(*settled, strict=True)
             arrays = [np.concatenate(both) for both in zip(arrays, more, strict=True)]
             order = np.argsort(arrays[0], kind="stable")
             arrays = [array[order] for array in arrays]
-        result = Crossed(*arrays)
-        keep = result.region < count
+        keep = arrays[0] < count
+        facets = Crossed(*(array[keep] for array in arrays))
         if self.domain.ball is not None:
-            keep &= [
-                self.sections.in_ball(patterns[q], row)
-                for q, row in zip(result.region.tolist(), result.row.tolist(), strict=True)
-            ]
-        return count, Crossed(*(array[keep] for array in result))
+            facets = self._in_ball(patterns, facets)
+            for q in range(count):
+                points[q] = self.sections.in_round(patterns[q], None, points[q])
+        walk.points[batch[:count]] = points[:count]
+        return count, facets
+
+    def _in_ball(self, patterns: np.ndarray, facets: Crossed) -> Crossed:
+        """The facets that enter the domain's l_2 ball, with points inside it."""
+        keep = []
+        for f, (q, row) in enumerate(zip(facets.region, facets.row, strict=True)):
+            if self.sections.in_ball(patterns[q], int(row)):
+                keep.append(f)
+                facets.point[f] = self.sections.in_round(patterns[q], int(row), facets.point[f])
+        return Crossed(*(array[keep] for array in facets))
 
     def _from_behind(self, rows: np.ndarray, pieces: np.ndarray) -> np.ndarray:
         """The ids that rows of regions with these pieces have in the regions behind them."""

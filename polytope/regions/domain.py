@@ -16,6 +16,8 @@ import numpy as np
 
 from polytope.errors import InputError
 from polytope.network.engine import Engine
+from polytope.network.exact_ops import ExactArray
+from polytope.regions.exact_interior import interior_point
 from polytope.sets import Ball, Box, BoxLike, HPolytope, as_box
 from polytope.slices import Slice
 from solvers.problem import LinearProgram
@@ -254,18 +256,22 @@ def _with_interior(domain: Domain) -> Domain:
     zero = ~domain.A.any(axis=1)
     if (domain.b[zero] < 0).any():
         raise InputError("domain: a row 0 z <= b with b < 0 cannot hold: the set is empty")
-    _, depth = _deepest(domain.A, domain.b, domain.dimension)
-    scale = 1 + np.abs(domain.b).max(initial=0.0)
-    if depth < -NARROW * scale:
+    point, depth = _deepest(domain.A, domain.b, domain.dimension)
+    A, b = domain.A[~zero], domain.b[~zero]
+    band = (domain.dimension + 3) * 2.0**-52 * (np.abs(b) + np.abs(A) @ np.abs(point))
+    if (b - A @ point > band).all():
+        return domain
+    rows = [ExactArray.from_floats(row).integers for row in np.column_stack([domain.A, -domain.b])]
+    if interior_point(np.array(rows, dtype=object)) is not None:
+        return domain
+    if depth < -NARROW * (1 + np.abs(domain.b).max(initial=0.0)):
         raise InputError(
             "domain: the set is empty; check the signs of A z <= b, or that the slice meets its box"
         )
-    if depth <= NARROW * scale:
-        raise InputError(
-            "domain: the set has no interior (it lies in a hyperplane, within rounding), so it "
-            "holds no region of full dimension; widen it, or use a Slice to go down a dimension"
-        )
-    return domain
+    raise InputError(
+        "domain: the set has no interior (it is empty or lies in a hyperplane), so it holds no "
+        "region of full dimension; widen it, or use a Slice to go down a dimension"
+    )
 
 
 def _deepest(A: np.ndarray, b: np.ndarray, k: int) -> tuple[np.ndarray, float]:

@@ -8,7 +8,8 @@ import numpy as np
 
 from polytope.network.engine import Engine
 from polytope.network.exact_ops import ExactArray
-from polytope.regions.exact_facets import Verdict, exact_facets, interior_point
+from polytope.regions.exact_facets import Verdict, exact_facets
+from polytope.regions.exact_interior import interior_point
 from polytope.regions.exact_maps import ExactMaps
 from polytope.regions.exact_vertices import homogeneous_floats
 

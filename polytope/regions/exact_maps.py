@@ -8,7 +8,6 @@ layer before, and kept: a search asks for the same first layers again and again.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 
 import numpy as np
@@ -19,6 +18,7 @@ from polytope.network.exact import ExactState
 from polytope.network.exact_ops import ExactArray, exact_constants, per_unit, to_common
 from polytope.network.ir import Layer, Max, Piecewise
 from polytope.regions.domain import Domain
+from polytope.regions.exact_interior import primitive
 
 #: Integers that the kept maps may hold together: some 150 MB.
 KEPT_INTEGERS = 2**21
@@ -194,9 +194,3 @@ class ExactMaps:
         for position, row in enumerate(found):
             found[position] = primitive(row)
         return found
-
-
-def primitive(row: np.ndarray) -> np.ndarray:
-    """A vector of Python ints divided by their greatest common divisor."""
-    divisor = math.gcd(*row.tolist())
-    return np.asarray(row // divisor) if divisor > 1 else row

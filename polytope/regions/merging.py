@@ -117,9 +117,18 @@ class _ExactKeys:
 def _differ(
     net: Engine, domain: Domain, found: Complex, i: np.ndarray, j: np.ndarray
 ) -> np.ndarray:
-    """Which pairs of neighbours have maps that surely differ: bool (m,)."""
-    result = np.zeros(len(i), dtype=bool)
-    for place in blocks(net, len(i)):
+    """Which pairs of neighbours have maps that surely differ: bool (m,).
+
+    At one point in general position nearly all do; the others are compared inside a region.
+    """
+    if not len(i):
+        return np.zeros(0, dtype=bool)
+    probe = np.repeat(_probe(found.points)[None], len(found.pieces), axis=0)
+    value, error = _values(net, domain, probe, found.pieces)
+    result = np.asarray((np.abs(value[i] - value[j]) > error[i] + error[j]).any(axis=1))
+    left = np.flatnonzero(~result)
+    for block in blocks(net, len(left)):
+        place = left[block]
         at = found.points[i[place]]
         one, error_one = _values(net, domain, at, found.pieces[i[place]])
         two, error_two = _values(net, domain, at, found.pieces[j[place]])

@@ -40,7 +40,7 @@ class Sections:
     def distance(self, center: np.ndarray, pieces: np.ndarray) -> float:
         """Distance (l_2, in coordinates) from a point to a region of the domain, in floats."""
         A, b = _floats(self._rows(pieces))
-        return _projection(A, b, center)[0]
+        return float(np.linalg.norm(_projection(A, b, center)[0]))
 
     def _rows(self, pieces: np.ndarray) -> np.ndarray:
         return self.exact.rows(pieces, row_ids(self.net, len(self.domain.A), pieces))
@@ -52,11 +52,38 @@ class Sections:
         rows = self._rows(pieces)
         rows = np.vstack([rows, -self.exact.row(pieces, row)[None]])
         A, b = _floats(rows)
-        distance, active = _projection(A, b, center)
+        step, active = _projection(A, b, center)
+        distance = float(np.linalg.norm(step))
         if abs(distance - radius) > BLURRED * (radius + np.abs(center).max(initial=0.0)):
             return distance < radius
         self.verdicts += 1
         return _square_distance(rows, active, center) < Fraction(radius) ** 2
+
+    def in_round(self, pieces: np.ndarray, row: int | None, point: np.ndarray) -> np.ndarray:
+        """A point inside a region (or a facet of it) and inside the domain's l_2 ball.
+
+        Parameters
+        ----------
+        pieces : int array (units,)
+            A region that enters the ball.
+        row : int or None
+            The facet's row.
+        point : float64 (k,)
+            Inside the region or the facet, perhaps not in the ball.
+        """
+        assert self.domain.ball is not None
+        center, radius = self.domain.ball
+        if np.linalg.norm(point - center) < radius:
+            return point
+        rows = self._rows(pieces)
+        if row is not None:
+            rows = np.vstack([rows, -self.exact.row(pieces, row)[None]])
+        foot, _ = _projection(*_floats(rows), center)
+        # From the foot towards the point, half of the way that is in the ball.
+        way = point - center - foot
+        a, b, c = way @ way, foot @ way, foot @ foot - radius**2
+        reach = (np.sqrt(max(b * b - a * c, 0.0)) - b) / a
+        return np.asarray(center + foot + 0.5 * reach * way)
 
 
 def _floats(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,12 +96,12 @@ def _floats(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return scaled[:, :-1], -scaled[:, -1]
 
 
-def _projection(A: np.ndarray, b: np.ndarray, center: np.ndarray) -> tuple[float, list[int]]:
-    """Distance from a point to {A u <= b}, and the rows that the projection lies on."""
+def _projection(A: np.ndarray, b: np.ndarray, center: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """The way from a point to {A u <= b} (infinite if that is empty), and the rows it ends on."""
     # With d = u - center: -A d >= -(b - A center); nnls on [(-A)'; (-h)'] against (0, ..., 0, 1).
     height = A @ center - b
     if not (height > 0).any():
-        return 0.0, []
+        return np.zeros_like(center), []
     scale = float(np.abs(height).max())
     table = np.vstack([-A.T, height[None] / scale])
     target = np.zeros(len(table))
@@ -82,9 +109,9 @@ def _projection(A: np.ndarray, b: np.ndarray, center: np.ndarray) -> tuple[float
     weights, _ = nnls(table, target, maxiter=50 * len(A))
     residual = table @ weights - target
     if abs(residual[-1]) <= 1e-14:
-        return np.inf, []
+        return np.full_like(center, np.inf), []
     step = -residual[:-1] / residual[-1] * scale
-    return float(np.linalg.norm(step)), [int(i) for i in np.flatnonzero(weights > 0)]
+    return step, [int(i) for i in np.flatnonzero(weights > 0)]
 
 
 def _square_distance(rows: np.ndarray, active: Sequence[int], center: np.ndarray) -> Fraction:

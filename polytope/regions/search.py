@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -147,9 +147,9 @@ def search(
     net.require_piecewise_linear("region_graph")
     state = dict(state or {})
     if state:
-        method = _text(state, "method")
-        order = _text(state, "order") or None
-        start = state.get("start")
+        method = _text(state, "method", ("splitting", "crossing"))
+        order = _text(state, "order", ("", *ORDERS)) or None
+        start = _start(state, domain) if method == "crossing" else None
     chosen = _method(domain, limits, start, method, order)
     with _interruptible() as interrupted:
         clock = _Clock(limits, interrupted)
@@ -208,7 +208,7 @@ def _split(
             "splitting",
             clock.stopped,
         )
-    if "cells" in state:
+    if _part(state):
         engine.restore(_part(state))
         before = int(state["verdicts"])
 
@@ -253,17 +253,31 @@ def _named(arrays: Mapping[str, np.ndarray], method: str, order: str = "") -> di
     return dict(arrays) | {k: np.frombuffer(v.encode(), np.uint8) for k, v in texts.items()}
 
 
-def _text(state: Mapping[str, np.ndarray], name: str) -> str:
+def _text(state: Mapping[str, np.ndarray], name: str, known: Sequence[str]) -> str:
     """A word of a state.
 
     Raises
     ------
     FileProblem
-        If it is missing.
+        If it is missing, or none of those known.
     """
-    if name not in state:
-        raise FileProblem(f"the saved search is damaged: it does not say its {name}")
-    return state[name].tobytes().decode()
+    word = state[name].tobytes().decode(errors="replace") if name in state else "missing"
+    if word not in known:
+        raise FileProblem(f"the saved search is damaged: its {name} is {word!r}")
+    return word
+
+
+def _start(state: Mapping[str, np.ndarray], domain: Domain) -> np.ndarray:
+    """The start of a walk.
+
+    Raises
+    ------
+    FileProblem
+    """
+    start = state.get("start")
+    if start is None or start.shape != (domain.dimension,):
+        raise FileProblem("the saved search is damaged: its start is missing or no point")
+    return start
 
 
 def _part(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

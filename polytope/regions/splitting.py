@@ -16,14 +16,16 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 
+from polytope.errors import FileProblem
 from polytope.network.engine import Engine
 from polytope.regions.cell_kernels import SLOTS
 from polytope.regions.complex import Complex
 from polytope.regions.domain import Domain
 from polytope.regions.parts import Part, complex_of, joined
 from polytope.regions.program import compile_program
-from polytope.regions.split_arrays import LAYER, UNIT, WINNER
+from polytope.regions.split_arrays import WINNER
 from polytope.regions.start_cells import INFINITY, Cell, Start, start_cells, unit_cells
+from polytope.regions.walk import check_lengths
 from polytope.regions.walker import Job, Walker
 
 #: Regions that one worker finds alone before the rest is divided: below it threads do not pay.
@@ -32,7 +34,7 @@ ALONE = 256
 CELLS = 64
 #: Seconds between two looks of the calling thread.
 LOOK_SECONDS = 0.2
-#: Units by which a cell is split on when the rest is divided.
+#: Units by which cells are split on when the rest is divided.
 DIVIDE_UNITS = 4
 
 
@@ -151,7 +153,29 @@ class Splitter:
         }
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take the finished cells that `arrays` wrote (after `begin`)."""
+        """Take the finished cells that `arrays` wrote (after `begin`).
+
+        Raises
+        ------
+        FileProblem
+            If they do not fit together.
+        """
+        names = list(Part.__dataclass_fields__)
+        facet_names = [name for name in names if name.startswith("facet")]
+        check_lengths(
+            arrays,
+            {
+                "cells": ("regions", "facets"),
+                "pieces": [name for name in names if name not in facet_names],
+                facet_names[0]: facet_names,
+            },
+        )
+        if (
+            arrays["regions"].sum() != len(arrays["pieces"])
+            or arrays["facets"].sum() != len(arrays[facet_names[0]])
+            or not set(arrays["cells"].tolist()) <= {-1, *range(len(self._cells))}
+        ):
+            raise FileProblem("the saved search is damaged: cells are missing")
         regions = np.cumsum([0, *arrays["regions"]])
         facets = np.cumsum([0, *arrays["facets"]])
         for number, cell in enumerate(arrays["cells"].tolist()):
@@ -204,21 +228,18 @@ def _keys(net: Engine) -> np.ndarray:
 
 
 def _divided(walker: Walker, cells: list[Cell], number: int, taken: list[Part]) -> list[Cell]:
-    """Cells cut on, a unit of each at a time, until there are enough; finished ones are taken."""
+    """Cells cut on, some units of each at a time, until there are enough."""
     net = walker.job.net
     ends = np.cumsum([layer.units for layer in net.layers])
-    while 0 < len(cells) < number:
+    for position in range(DIVIDE_UNITS, net.units, DIVIDE_UNITS):
+        if not 0 < len(cells) < number:
+            break
+        goal = int(np.searchsorted(ends, position, side="left"))
+        stop = (goal, position - (int(ends[goal - 1]) if goal else 0))
         after: list[Cell] = []
         for cell in cells:
-            layer, unit = int(cell.step[LAYER]), int(cell.step[UNIT])
-            done = (int(ends[layer - 1]) if layer else 0) + unit if layer < len(ends) else net.units
-            position = min(net.units, done + DIVIDE_UNITS)
-            goal = int(np.searchsorted(ends, position, side="left"))
-            stop = (goal, position - (int(ends[goal - 1]) if goal else 0))
             pieces, left = walker.run(cell, stop, lambda: False)
             taken += pieces
             after += left
-        if all(cell.step[LAYER] == len(ends) - 1 for cell in after) or not after:
-            return after
         cells = after
     return cells

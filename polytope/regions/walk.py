@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from polytope.errors import FileProblem
 from polytope.regions.index_kernels import enter, fill
 
 #: Regions that a new walk has room for; room is doubled when it is used up.
@@ -99,7 +100,20 @@ class Walk:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Walk:
-        """The walk that `arrays` wrote."""
+        """The walk that `arrays` wrote.
+
+        Raises
+        ------
+        FileProblem
+            If they do not fit together.
+        """
+        check_lengths(
+            arrays,
+            {
+                "pieces": ("seeds", "points", "crossed", "expanded", "distance"),
+                "edges": ("edge_rows", "edge_points"),
+            },
+        )
         units, k = arrays["pieces"].shape[1], arrays["seeds"].shape[1]
         walk = cls(units, k)
         walk.enter(arrays["pieces"].astype(np.uint16))
@@ -108,4 +122,26 @@ class Walk:
         for name in ("edges", "edge_rows", "edge_points"):
             getattr(walk, name).append(arrays[name])
         walk.verdicts = int(arrays["verdicts"])
+        if walk.count != len(arrays["pieces"]) or not walk.edges[0].max(initial=0) < walk.count:
+            raise FileProblem("the saved search is damaged: regions are missing or double")
         return walk
+
+
+def check_lengths(arrays: Mapping[str, np.ndarray], groups: Mapping[str, Sequence[str]]) -> None:
+    """Refuse saved arrays that are missing, or whose lengths differ within a group.
+
+    Raises
+    ------
+    FileProblem
+    """
+    for first, others in groups.items():
+        for name in (first, *others, "verdicts"):
+            if name not in arrays:
+                raise FileProblem(f"the saved search is damaged: its array '{name}' is missing")
+            if name != "verdicts" and np.shape(arrays[name])[:1] != np.shape(arrays[first])[:1]:
+                raise FileProblem(
+                    f"the saved search is damaged: '{name}' has shape {np.shape(arrays[name])}, "
+                    f"but '{first}' has {np.shape(arrays[first])}"
+                )
+    if np.ndim(arrays["verdicts"]):
+        raise FileProblem("the saved search is damaged: 'verdicts' is no single number")

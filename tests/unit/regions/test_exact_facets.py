@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from polytope.regions.exact_facets import ExactFacets, Verdict, exact_facets, interior_point
+from polytope.regions.exact_facets import ExactFacets, Verdict, exact_facets
+from polytope.regions.exact_interior import interior_point
 
 FACET, REDUNDANT, ZERO = Verdict.FACET, Verdict.REDUNDANT, Verdict.ZERO
 

@@ -14,7 +14,8 @@ from polytope.network.build import GraphBuilder
 from polytope.network.engine import Engine
 from polytope.network.ir import Max
 from polytope.regions.domain import Domain
-from polytope.regions.exact_maps import ExactMaps, primitive
+from polytope.regions.exact_interior import primitive
+from polytope.regions.exact_maps import ExactMaps
 from polytope.regions.exact_vertices import exact_vertices
 from tests.nets import compiled, dense, few_kinds
 from tests.oracle.rational import Vector, affine_exact, pieces_exact
