@@ -17,14 +17,8 @@ from polytope.errors import InputError
 from polytope.regions.exact_facets import Verdict, exact_facets
 from polytope.regions.exact_maps import ExactMaps
 from polytope.regions.exact_vertices import homogeneous_floats
-from polytope.regions.section import Section, maximisation
-from solvers.session import Session
-
-#: Multipliers below this part of the largest are dropped before the proof is checked: they are
-#: the solver's noise.
-NOISE = 1e-12
-#: Random rays for each row, which show most facets without a linear program.
-RAYS = 4
+from polytope.regions.section import Section
+from solvers.simplex import FACET, REDUNDANT, facets
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +35,8 @@ class Facets:
         A point in the relative interior of each facet; of those decided in exact arithmetic,
         the exact point rounded.
     multipliers : mapping of int to (int64 array, float64 array)
-        For each redundant row that floats decided: rows and their weights, which prove it.
+        For each redundant row that floats decided: rows and their weights, which prove it; in an
+        unbounded domain the weights are rounded, and those that prove it are near them.
     exact : tuple of int
         Rows that rational arithmetic decided.
     """
@@ -156,118 +151,18 @@ def _by_floats(
     section: Section, center: np.ndarray, loose: np.ndarray
 ) -> tuple[dict[int, np.ndarray], dict[int, tuple[np.ndarray, np.ndarray]]]:
     """Points of the rows that floats prove to be facets, multipliers of the redundant ones."""
-    points = _shot(section, center, loose)
-    multipliers: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    place = np.flatnonzero(section.proper)
-    A, room = section.scaled(center)
-    scale = float(room.min(initial=np.inf))
-    if not 0 < scale < np.inf:
-        return points, multipliers
-    limits, open_side = room / scale, np.full(len(room), -np.inf)
-    program = maximisation(A[0], A, limits)
-    with Session(program, "highs") as session:
-        for number, row in enumerate(place.tolist()):
-            if row in points:
-                continue
-            session.change_objective(-A[number])
-            session.change_row_bounds([number], open_side[:1], limits[[number]] + 1.0)
-            solution = session.solve()
-            session.change_row_bounds([number], open_side[:1], limits[[number]])
-            if solution.x is None:
-                continue
-            point = _shown(section, center, scale * solution.x, row, loose)
-            if point is not None:
-                points[row] = point
-            elif solution.duals is not None:
-                weights = np.maximum(-solution.duals.rows, 0.0)
-                weights[number] = 0.0
-                used = np.flatnonzero(weights > NOISE * weights.max(initial=0.0))
-                weights = _polished(A[used], A[number], weights[used])
-                weights = weights * section.sizes[row] / section.sizes[place[used]]
-                proof = place[used].astype(np.int64), weights
-                if is_redundant(section, center, row, *proof):
-                    multipliers[row] = proof
-    return points, multipliers
-
-
-def _shot(section: Section, center: np.ndarray, loose: np.ndarray) -> dict[int, np.ndarray]:
-    """Facets that rays from the center hit first: cheap, and in few dimensions nearly all."""
-    A, room = section.scaled(center)
-    rng = np.random.default_rng(0)
-    ways = np.vstack([A, rng.normal(size=(RAYS * len(A), section.dimension))])
-    rise = ways @ A.T
-    with np.errstate(divide="ignore"):
-        reach = np.where(rise > 0, room / np.where(rise > 0, rise, 1.0), np.inf)
-    place = np.flatnonzero(section.proper)
-    points: dict[int, np.ndarray] = {}
-    if len(A) < 2:
-        return points
-    first = reach.argmin(axis=1)
-    two = np.partition(reach, 1, axis=1)[:, :2]
-    clear = np.where(np.isfinite(two[:, 1]), two[:, 1], 2 * two[:, 0])
-    gap = np.where(np.isfinite(two[:, 0]), clear / two[:, 0], 0.0)
-    for ray in np.argsort(-gap).tolist():
-        row = int(place[first[ray]])
-        if row not in points and gap[ray] > 1:
-            point = _shown(section, center, clear[ray] * ways[ray], row, loose)
-            if point is not None:
-                points[row] = point
-    return points
-
-
-def _polished(rows: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weights whose combination of the rows meets the target to the last digits."""
-    rest = target - weights @ rows
-    return np.asarray(np.maximum(weights + np.linalg.lstsq(rows.T, rest, rcond=None)[0], 0.0))
-
-
-def _shown(
-    section: Section, center: np.ndarray, way: np.ndarray, row: int, loose: np.ndarray
-) -> np.ndarray | None:
-    """The point where the way out of the center crosses a row, if it proves a facet."""
-    rise = float(section.A[row] @ way)
-    room = float(section.b[row] - section.A[row] @ center)
-    if not 0 < room < rise:
-        return None
-    crossing = room / rise
-    beyond = center + (crossing + 0.5 * (1 - crossing)) * way
-    residual, band = section.A @ beyond - section.b, section.band(beyond)
-    held = (residual < -band) | loose
-    held[row] = residual[row] > band[row]
-    if held.all():
-        return np.asarray(center + crossing * way)
-    return None
-
-
-def is_redundant(
-    section: Section, center: np.ndarray, row: int, rows: np.ndarray, weights: np.ndarray
-) -> bool:
-    """Check a proof that a row never bounds the section, with every rounding accounted for.
-
-    Were it to bound it, some point u of the section would lie on its hyperplane.  There
-    ``a u - b <= sum weights_j (a_j u - b_j) + rest (u - center) + constant`` would have to be 0,
-    but the right side is negative: the sum is at most 0, and u is no farther from the center
-    than the domain's sides (`Section.sides`).  Without finite sides nothing is proved here.
-
-    Parameters
-    ----------
-    section : Section
-    center : array (k,)
-        Surely inside.
-    row : int
-    rows, weights : int64, float64 array
-        Other rows and their multipliers, at least 0.
-    """
+    place = np.flatnonzero(~loose)
     low, high = section.sides
-    reach = np.nextafter(np.maximum(high - center, center - low), np.inf)
-    if (weights < 0).any() or (rows == row).any() or not np.isfinite(reach).all():
-        return False
-    A, b = section.A[rows], section.b[rows]
-    rest = section.A[row] - weights @ A
-    constant = (section.A[row] @ center - section.b[row]) - weights @ (A @ center - b)
-    largest = float((np.abs(center) + reach).max(initial=0.0))
-    error = section.normal_error * largest + section.offset_error
-    unit = 4 * (section.dimension + len(rows) + 4) * np.finfo(np.float64).eps
-    terms = np.abs(section.A) @ (np.abs(center) + reach) + np.abs(section.b)
-    doubt = error[row] + weights @ error[rows] + unit * (terms[row] + weights @ terms[rows])
-    return bool(constant + np.abs(rest) @ reach + doubt < 0)
+    reach = float(np.maximum(high - center, center - low).max(initial=0.0))
+    error = np.column_stack([section.normal_error, section.offset_error])[place]
+    found = facets(
+        section.A[place], section.b[place], center, error=error, reach=np.nextafter(reach, np.inf)
+    )
+    points, multipliers = {}, {}
+    for number, row in enumerate(place.tolist()):
+        if found.verdict[number] == FACET:
+            points[row] = found.points[number]
+        elif found.verdict[number] == REDUNDANT:
+            own = found.rows[number] >= 0
+            multipliers[row] = place[found.rows[number][own]], found.multipliers[number][own]
+    return points, multipliers
