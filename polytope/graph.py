@@ -235,14 +235,14 @@ class RegionGraph:
         the *open connected region* of arXiv 2505.16716; see `polytope.regions.merging`).
         Equality is proved in exact arithmetic wherever rounding leaves it open.
         """
-        return linear_regions(self.net, self.domain, self.found)
+        return self._linear.copy()
 
     def affine_regions(self) -> np.ndarray:
         """Merge wherever the affine map is the same, connected or not: int64 (n,).
 
         The *affine regions* of arXiv 2505.16716; at least as coarse as `linear_regions`.
         """
-        return affine_regions(self.net, self.domain, self.found)
+        return affine_regions(self.net, self.domain, self.found, self._linear)
 
     def section(self, i: int) -> Section:
         """A region met with the domain, as halfspaces over its coordinates.
@@ -317,7 +317,7 @@ class RegionGraph:
             Also `inradius` (l_2), `volume` and `volume_error` (of a Monte Carlo estimate),
             NaN or infinite where a region is unbounded: some milliseconds for each region.
         """
-        table = region_table(self.net, self.domain, self.found)
+        table = region_table(self.net, self.domain, self.found, self._linear)
         if sizes:
             sections = (self.section(i) for i in range(len(self)))
             table = table.join(size_table(sections))
@@ -325,7 +325,7 @@ class RegionGraph:
 
     def edge_statistics(self) -> pd.DataFrame:
         """One row per shared facet: see `polytope.regions.statistics.edge_table`."""
-        return edge_table(self.net, self.domain, self.found)
+        return edge_table(self.net, self.domain, self.found, self._linear)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one .npz file, in one step (see `polytope.regions.archive`).
@@ -360,6 +360,10 @@ class RegionGraph:
             If the file cannot be written.
         """
         write_graphml(self.graph, path)
+
+    @cached_property
+    def _linear(self) -> np.ndarray:
+        return linear_regions(self.net, self.domain, self.found)
 
     @cached_property
     def _maps(self) -> ExactMaps:

@@ -212,6 +212,11 @@ class Section:
                     found[side, axis] = center[axis] + scale * solution.x[axis]
         return found[0], found[1]
 
+    @cached_property
+    def bounded(self) -> bool:
+        """Whether no coordinate goes on without end; programs are needed in open domains only."""
+        return self.domain.bounded or bool(np.isfinite(self.extent).all())
+
     def require_bounded(self, what: str) -> None:
         """Refuse an unbounded section.
 
@@ -220,9 +225,8 @@ class Section:
         InputError
             Naming a coordinate along which it has no end.
         """
-        low, high = self.extent
-        free = np.isinf(low) | np.isinf(high)
-        if free.any():
+        if not self.bounded:
+            free = np.isinf(self.extent).any(axis=0)
             raise InputError(
                 f"{what}: the region is unbounded (coordinate {int(np.argmax(free))} has no "
                 "end); give a bounded domain, for instance a box"

@@ -12,14 +12,14 @@ from polytope.network.engine import Engine
 from polytope.regions.complex import Complex
 from polytope.regions.domain import Domain
 from polytope.regions.flips import flipped_units, layer_of
-from polytope.regions.merging import blocks, linear_regions
+from polytope.regions.merging import blocks
 from polytope.regions.section import Section
 from polytope.regions.volumes import Volume, volume_of
 from polytope.rows import as_logits
 
 
-def region_table(net: Engine, domain: Domain, found: Complex) -> pd.DataFrame:
-    """One row per region.
+def region_table(net: Engine, domain: Domain, found: Complex, linear: np.ndarray) -> pd.DataFrame:
+    """One row per region; `linear` is what `linear_regions` returns.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def region_table(net: Engine, domain: Domain, found: Complex) -> pd.DataFrame:
         np.add.at(counts, (end, depth), 1)
     columns = {
         "region": np.arange(n),
-        "linear_region": linear_regions(net, domain, found),
+        "linear_region": linear,
         "label": _labels(net, domain, found.points),
         "neighbors": counts.sum(axis=1),
     }
@@ -54,14 +54,13 @@ def size_table(sections: Iterable[Section]) -> pd.DataFrame:
     """
     rows = []
     for section in sections:
-        bounded = section.domain.ball is not None or bool(np.isfinite(section.extent).all())
-        volume = volume_of(section) if bounded else Volume(np.inf, 0.0, True)
+        volume = volume_of(section) if section.bounded else Volume(np.inf, 0.0, True)
         rows.append((section.largest_ball()[1], volume.value, volume.error))
     return pd.DataFrame(rows, columns=["inradius", "volume", "volume_error"])
 
 
-def edge_table(net: Engine, domain: Domain, found: Complex) -> pd.DataFrame:
-    """One row per shared facet.
+def edge_table(net: Engine, domain: Domain, found: Complex, linear: np.ndarray) -> pd.DataFrame:
+    """One row per shared facet; `linear` is what `linear_regions` returns.
 
     Returns
     -------
@@ -73,7 +72,6 @@ def edge_table(net: Engine, domain: Domain, found: Complex) -> pd.DataFrame:
     """
     i, j = found.edges.T
     edge, _ = flipped_units(found)
-    linear = linear_regions(net, domain, found)
     labels = _labels(net, domain, found.points)
     return pd.DataFrame({
         "i": i,
