@@ -23,7 +23,7 @@ from polytope.regions.walker import TooManyFacets
 
 #: Cells with vertices are the faster way up to this dimension of a bounded domain, and up to
 #: the second one of an unbounded domain, where they have many rays.
-SPLIT_BOUNDED, SPLIT_UNBOUNDED = 6, 4
+SPLIT_BOUNDED, SPLIT_UNBOUNDED = 5, 3
 METHODS = ("auto", "splitting", "crossing")
 ORDERS = ("breadth", "nearest")
 
