@@ -146,7 +146,7 @@ LARGE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("radius", [1e6])
+@pytest.mark.parametrize("radius", [1e6, 1e9])
 @pytest.mark.parametrize("name", LARGE)
 def test_large_windows(name: str, radius: float) -> None:
     net, _ = compiled(name)
@@ -155,7 +155,8 @@ def test_large_windows(name: str, radius: float) -> None:
     expected = truth(net, engines[0].domain)
     for graph in engines:
         assert_exact(graph, expected)
-    assert_tiled(engines[0])
+    if radius < 1e9:
+        assert_tiled(engines[0])
 
 
 @both_engines
@@ -163,7 +164,7 @@ def test_large_windows(name: str, radius: float) -> None:
 def test_large_boxes(method: str, radius: float) -> None:
     net = network("A1")
     graph = pt.region_graph(net, (-radius, radius), method=method)
-    assert_exact(graph, truth(net, graph.domain), areas=True)
+    assert_exact(graph, truth(net, graph.domain), areas=radius < 1e9)
 
 
 def test_whole_planes() -> None:
@@ -206,6 +207,7 @@ def test_round_balls(name: str) -> None:
         regions, pairs = in_ball(around, np.array(center), radius)
         assert patterns(graph) == regions
         assert adjacency(graph) == pairs
+        assert_sound(graph, 40)
 
 
 @pytest.mark.parametrize(

@@ -144,3 +144,21 @@ def test_any_dimension(data: st.DataObject) -> None:
         if domain is not None and np.ptp(one.domain.limits, axis=0).min() > 0.1:
             assert_tiled(one)
         assert_points_in_one_region(other)
+
+
+@settings(max_examples=15)
+@given(st.data())
+def test_balls_hold_their_regions(data: st.DataObject) -> None:
+    """A ball finds those regions of the box around it that a dense sampling of it meets."""
+    size = data.draw(st.integers(1, 3))
+    net = data.draw(networks(size))
+    ball = pt.Ball(np.full(size, data.draw(st.sampled_from([0.0, 0.5]))), 1.0)
+    graph = pt.region_graph(net, ball)
+    around = pt.region_graph(net, pt.Ball(ball.center, 1.0, np.inf))
+    found = {row.tobytes() for row in graph.found.pieces}
+    assert found <= {row.tobytes() for row in around.found.pieces}
+    assert_sound(graph, 20)
+    met = around.coordinates[ball.contains(around.coordinates)]
+    for u in met:
+        row = around.found.pieces[(around.coordinates == u).all(axis=1)][0]
+        assert row.tobytes() in found

@@ -214,6 +214,20 @@ def test_files_that_cannot_be_resumed(net, method, tmp_path):
         pt.resume(stateless)
 
 
+def test_damaged_state_is_refused(net, tmp_path):
+    """Each array of the state, missing or cut short: one of our errors, or the right graph."""
+    part = pt.region_graph(net, (-1, 1), 30)
+    path = tmp_path / "g.npz"
+    for name in part.state:
+        for change in ("missing", "short"):
+            state = {key: value for key, value in part.state.items() if key != name}
+            if change == "short":
+                state[name] = part.state[name][:-1] if part.state[name].ndim else np.zeros(3)
+            pt.RegionGraph(net, part.domain, part.found, state).save(path)
+            with pytest.raises(PolytopeError):
+                pt.resume(path, net)
+
+
 @both_engines
 def test_full_disk(net, whole, method, tmp_path, monkeypatch):
     """It is told, the search goes on, and the file that was there is left as it was."""
