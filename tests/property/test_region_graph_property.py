@@ -140,7 +140,7 @@ def test_any_dimension(data: st.DataObject) -> None:
     assert_same(one, other)
     for graph in (one, other):
         assert_sound(graph, 20)
-    if len(one) < 60:
+    if len(one) < 16:  # measuring takes some 30 ms a region
         if domain is not None and np.ptp(one.domain.limits, axis=0).min() > 0.1:
             assert_tiled(one)
         assert_points_in_one_region(other)

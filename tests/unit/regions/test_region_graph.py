@@ -26,6 +26,7 @@ from tests.region_checks import (
     assert_points_in_one_region,
     assert_same,
     assert_sound,
+    assert_tiled,
     patterns,
     truth,
 )
@@ -56,6 +57,15 @@ def test_engines_and_workers_agree(net, whole, method):
         assert_same(graph, whole)
         assert_sound(graph, 100)
     assert_points_in_one_region(whole, 300)
+
+
+@both_engines
+@pytest.mark.parametrize("widths", [(1, 8, 6, 2), (3, 6, 4, 2), (4, 5, 4, 2)])
+def test_regions_fill_the_box(method, widths):
+    graph = pt.region_graph(dense(*widths, seed=1), (-1, 1), method=method)
+    assert len(graph) > 8
+    assert_tiled(graph)
+    assert_points_in_one_region(graph, 500)
 
 
 def test_partial_results_are_usable_and_go_on(net, whole):
