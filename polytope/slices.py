@@ -16,6 +16,8 @@ from polytope.sets import Box, BoxLike, as_box, as_numbers
 #: Points span a slice if each is farther from the flat through those before it than this part
 #: of the longest distance from the first: below it the basis would be rounding noise.
 COLLINEAR = 1e-6
+#: Bits of numbers and of factors whose products (and sums of a few) floats hold exactly.
+EDGE_BITS, FACTOR_BITS = 16, 35
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,10 @@ class Slice:
     origin : float64 (D,)
         The first point; its coordinates are 0.
     basis : float64 (k, D)
-        Orthonormal directions, up to rounding.
+        Orthonormal directions: up to rounding, or up to 1e-10 where the points are numbers of 16
+        bits (such as pixels, or multiples of 1/16).  Then each is an exact combination of the
+        edges between the points, and units that coincide on the flat coincide on it as floats
+        have it; any other rounding tears them apart into slivers, which would count as regions.
     coordinates : float64 (k + 1, k)
         Where the points are.
 
@@ -74,12 +79,13 @@ class Slice:
                 raise InputError(
                     f"slice: got margin={self.margin!r}, expected one number of at least 0"
                 )
-        basis = _orthonormal(points[1:] - points[0])
+        edges = points[1:] - points[0]
+        basis = _in_span(edges, _orthonormal(edges))
         values = {
             "points": points,
             "origin": points[0].copy(),
             "basis": basis,
-            "coordinates": (points - points[0]) @ basis.T,
+            "coordinates": np.vstack([np.zeros(len(basis)), _coordinates(edges, basis)]),
         }
         for name, array in values.items():
             array.setflags(write=False)
@@ -144,6 +150,21 @@ def _orthonormal(edges: np.ndarray) -> np.ndarray:
             raise InputError(f"slice: the first {number + 1} points {what}: choose others")
         basis = np.vstack([basis, rest / size])
     return basis
+
+
+def _in_span(edges: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """The directions as exact combinations of edges, where floats can hold these."""
+    grid = 2.0 ** (np.frexp(np.abs(edges).max())[1] - EDGE_BITS)
+    if (edges / grid != np.round(edges / grid)).any():
+        return basis
+    factors = np.linalg.lstsq(edges.T, basis.T, rcond=None)[0].T
+    unit = 2.0 ** (np.frexp(np.abs(factors).max())[1] - FACTOR_BITS)
+    return np.asarray((np.round(factors / unit) * unit) @ edges)
+
+
+def _coordinates(edges: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Coordinates (k, k) of the edges in a basis of their span."""
+    return np.asarray(np.linalg.lstsq(basis.T, edges.T, rcond=None)[0].T)
 
 
 def _require_met(box: Box, origin: np.ndarray, basis: np.ndarray) -> None:

@@ -18,7 +18,6 @@ from polytope.regions.exact_facets import Verdict, exact_facets
 from polytope.regions.exact_maps import ExactMaps
 from polytope.regions.exact_vertices import homogeneous_floats
 from polytope.regions.section import Section
-from solvers.simplex import FACET, REDUNDANT, facets
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +150,8 @@ def _by_floats(
     section: Section, center: np.ndarray, loose: np.ndarray
 ) -> tuple[dict[int, np.ndarray], dict[int, tuple[np.ndarray, np.ndarray]]]:
     """Points of the rows that floats prove to be facets, multipliers of the redundant ones."""
+    from solvers.simplex import FACET, REDUNDANT, facets  # compiled: only when it is wanted
+
     place = np.flatnonzero(~loose)
     low, high = section.sides
     reach = float(np.maximum(high - center, center - low).max(initial=0.0))

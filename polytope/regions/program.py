@@ -13,9 +13,7 @@ weight of the model itself.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +22,9 @@ import torch
 from polytope.network.engine import Engine, apply
 from polytope.network.ir import Affine, Concat, Conv, Gather, Linear, Max, Node, Piecewise, Sum
 from polytope.network.rounding import terms_of
+from polytope.regions.constants import without_constants
 from polytope.regions.domain import Domain
+from polytope.regions.sums import Sums, dense_blocks, multiples, waists
 
 #: Columns (units of a source layer) pushed through the graph at once, times the widest node.
 BLOCK_VALUES = 2**22
@@ -142,104 +142,15 @@ def compile_program(net: Engine, domain: Domain) -> Program:
     row, source, weight, weight_error = joined
     order = np.lexsort((source, row))
     start = np.searchsorted(row[order], np.arange(first[-1] + 1)).astype(np.int64)
-    source, weight, weight_error = (
-        source[order].astype(np.int64),
-        weight[order],
-        weight_error[order],
-    )
-    dense_at, dense = _dense(first, start, source, weight, weight_error)
+    source, weight, weight_error = (part[order] for part in (source, weight, weight_error))
+    sums = Sums(base, base_error, start, source.astype(np.int64), weight, weight_error)
+    units = _units(net, first)
+    sums, units["table"] = without_constants(net, domain, first, sums, units["table"])
+    dense_at, dense = dense_blocks(first, sums)
     return Program(
-        base=base, base_error=base_error, start=start, source=source, weight=weight,
-        weight_error=weight_error, dense_at=dense_at, dense=dense,
-        waist=_waist(net, first, base, base_error, start, source),
-        alike=_alike(first, base, base_error, start, source, weight, weight_error),
-        **_units(net, first),
+        **sums._asdict(), **units, dense_at=dense_at, dense=dense,
+        waist=waists(net, first, sums), alike=multiples(first, sums),
     )  # fmt: skip
-
-
-def _alike(
-    first: np.ndarray,
-    base: np.ndarray,
-    base_error: np.ndarray,
-    start: np.ndarray,
-    source: np.ndarray,
-    weight: np.ndarray,
-    weight_error: np.ndarray,
-) -> np.ndarray:
-    """Exact multiples within each layer: found by rounded ratios, confirmed in rationals."""
-    alike = np.arange(1, first[-1] + 1, dtype=np.int64)
-    for low, high in itertools.pairwise(first.tolist()):
-        seen: dict[bytes, list[int]] = {}
-        for v in range(low, high):
-            terms = _terms(start, v)
-            row = np.concatenate([base[v], weight[terms]])
-            if base_error[v].any() or weight_error[terms].any() or not row.any():
-                continue
-            ratios = (row / row[np.argmax(np.abs(row))]).astype(np.float32) + np.float32(0)
-            group = seen.setdefault(source[terms].tobytes() + ratios.tobytes(), [])
-            for other in group:
-                factor = _factor(row, np.concatenate([base[other], weight[_terms(start, other)]]))
-                if factor:
-                    alike[v] = factor * (other + 1)
-                    break
-            else:
-                group.append(v)
-    return alike
-
-
-def _terms(start: np.ndarray, value: int) -> slice:
-    """The terms of a value's sum."""
-    return slice(start[value], start[value + 1])
-
-
-def _factor(row: np.ndarray, other: np.ndarray) -> int:
-    """The sign of the factor between two rows, 0 if they are no exact multiples."""
-    at = int(np.argmax(np.abs(other)))
-    factor = Fraction(float(row[at])) / Fraction(float(other[at]))
-    if any(
-        Fraction(float(a)) != factor * Fraction(float(b)) for a, b in zip(row, other, strict=True)
-    ):
-        return 0
-    return 1 if factor > 0 else -1
-
-
-def _waist(
-    net: Engine,
-    first: np.ndarray,
-    base: np.ndarray,
-    base_error: np.ndarray,
-    start: np.ndarray,
-    source: np.ndarray,
-) -> np.ndarray:
-    """The layers through which all that comes later passes."""
-    waist = np.zeros(len(net.layers), dtype=np.bool_)
-    for number, layer in enumerate(net.layers):
-        end = first[number + 1]
-        direct = base[end:, :-1].any() or base_error[end:, :-1].any()
-        waist[number] = not direct and (source[start[end] :] >= layer.first_unit).all()
-    return waist
-
-
-def _dense(
-    first: np.ndarray,
-    start: np.ndarray,
-    source: np.ndarray,
-    weight: np.ndarray,
-    weight_error: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The layers whose weights are one full matrix."""
-    at, blocks, offset = np.full((len(first) - 1, 3), -1, dtype=np.int64), [np.zeros(0)], 0
-    for layer, (low, high) in enumerate(itertools.pairwise(first)):
-        terms = slice(start[low], start[high])
-        units = source[terms]
-        if not len(units) or weight_error[terms].any():
-            continue
-        begin, size = units.min(), units.max() + 1 - units.min()
-        if len(units) == size * (high - low):
-            blocks.append(weight[terms].reshape(high - low, size).T.reshape(-1))
-            at[layer] = offset, begin, size
-            offset += len(units)
-    return at, np.concatenate(blocks)
 
 
 def _values_of(net: Engine, number: int) -> int:
