@@ -111,8 +111,14 @@ def _vertices(section: Section) -> np.ndarray:
     if section.dimension == 1:
         ends = np.array([-(room[A[:, 0] < 0].min()), room[A[:, 0] > 0].min()])
         return np.asarray(center + size * ends[:, None])
-    found = HalfspaceIntersection(np.column_stack([A, -room]), np.zeros(len(center)))
-    corners = found.intersections[np.isfinite(found.intersections).all(axis=1)]
+    # Once more from the middle of what was found: duals from near a corner lose digits.
+    middle = np.zeros(len(center))
+    for _ in range(2):
+        found = HalfspaceIntersection(
+            np.column_stack([A, A @ middle - room]), np.zeros_like(middle)
+        )
+        corners = middle + found.intersections[np.isfinite(found.intersections).all(axis=1)]
+        middle = corners.mean(axis=0)
     return np.asarray(center + size * _distinct(corners))
 
 
