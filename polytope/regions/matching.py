@@ -40,7 +40,10 @@ class Facets:
 
 @dataclass(frozen=True, eq=False)
 class Matched:
-    """Edges between regions, and the facets that found no partner."""
+    """Edges between regions, and the facets that found no partner.
+
+    `points` (m, k + 1) are centers with a bound on their error.
+    """
 
     edges: np.ndarray
     points: np.ndarray
@@ -80,7 +83,7 @@ def match_facets(pieces: np.ndarray, keys: np.ndarray, facets: Facets) -> Matche
     chosen = found[new]
     return Matched(
         edges=np.stack([first[new], second[new]], axis=1),
-        points=facets.point[chosen, :-1],
+        points=facets.point[chosen],
         rows=facets.row[chosen],
         alone=np.flatnonzero(other < 0),
     )

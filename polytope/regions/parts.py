@@ -9,10 +9,16 @@ import numpy as np
 
 from polytope.network.engine import Engine
 from polytope.regions.complex import Complex
+from polytope.regions.cross_kernels import UNKNOWN
 from polytope.regions.domain import Domain
 from polytope.regions.exact_crossing import facets_behind, row_ids
 from polytope.regions.exact_maps import ExactMaps
+from polytope.regions.expander import Expander
 from polytope.regions.matching import Facets, Matched, match_facets
+from polytope.regions.program import compile_program
+
+#: Centers of facets with a larger error (relative to their size) are found anew.
+BLURRED = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +70,51 @@ def complex_of(whole: Part, net: Engine, domain: Domain, complete: bool, verdict
         matched, settled = _settled(matched, facets, pieces, net, domain)
         verdicts += settled
     rows = _rows_of_cuts(matched, pieces, net)
+    points, settled = _sharpened(matched, rows, pieces, whole.points[first], net, domain)
     return Complex(
-        pieces, whole.points[first], matched.edges, matched.points, rows, complete, verdicts
+        pieces, whole.points[first], matched.edges, points, rows, complete, verdicts + settled
     )
+
+
+def _sharpened(
+    matched: Matched,
+    rows: np.ndarray,
+    pieces: np.ndarray,
+    inside: np.ndarray,
+    net: Engine,
+    domain: Domain,
+) -> tuple[np.ndarray, int]:
+    """Points of all edges, blurred ones found anew; how many of them exactly.
+
+    The simplex method shows facets of a region by points that are right to the last digits.
+    """
+    points, error = matched.points[:, :-1].copy(), matched.points[:, -1]
+    size = 1 + np.abs(points).max(axis=1, initial=0.0)
+    blurred = np.flatnonzero(~(error <= BLURRED * size))
+    if not len(blurred):
+        return points, 0
+    regions = np.unique(matched.edges[blurred, 0])
+    expander = Expander(compile_program(net, domain), domain, net)
+    own, none = pieces[regions].astype(np.uint16), np.full(len(regions), -1)
+    found = expander.expand(own, inside[regions], none).facets
+    number = regions[found.region]
+    shown = {
+        (i, row): point
+        for i, row, kind, point in zip(
+            number.tolist(), found.row.tolist(), found.kind, found.point, strict=True
+        )
+        if kind != UNKNOWN
+    }
+    exact, settled = ExactMaps(net, domain), 0
+    for e in blurred.tolist():
+        i, row = int(matched.edges[e, 0]), int(rows[e])
+        if (i, row) in shown:
+            points[e] = shown[i, row]
+            continue
+        settled += 1
+        for _, _, point in facets_behind(exact, pieces[i], [row]):
+            points[e] = point
+    return points, settled
 
 
 def _settled(
@@ -92,7 +140,7 @@ def _settled(
                 continue
             known.add((min(region, other), max(region, other)))
             edges.append(np.array([[min(region, other), max(region, other)]]))
-            points.append(point[None])
+            points.append(np.append(point, 0.0)[None])
             rows.append(np.array([row if region < other else net.rows]))
     return (
         Matched(
