@@ -34,11 +34,11 @@ both_engines = pytest.mark.parametrize("method", METHODS)
 EDGES = {
     "A1": (226, 1111), "A2": (2286, 10606), "S4": (779, 7844), "S6": (1118, 12346),
     "T5": (176, 3595), "B1": (23657, 159035),
-    "B2": (35058, None), "B3": (137331, None),
+    "B2": (35058, 793791), "B3": (137331, 1241108),
     "zero_biases": (29, 29), "duplicated": (23, 299), "rescaled": (32, 291), "pruned": (16, 183),
 }  # fmt: skip
 BOX, SPACE = (-1, 1), None
-#: Seconds matter: S6 and B1 take some in the whole space, B3 some minutes by splitting.
+#: Seconds matter: S6 and B2 take long in the whole space by splitting, B3 everywhere.
 COUNTS = [
     *((name, domain, method)
       for name in ("A1", "A2", "S4", "T5", *(net.name for net in DEGENERATE))
@@ -47,8 +47,11 @@ COUNTS = [
     ("S6", SPACE, "crossing"),
     *(("B1", BOX, method) for method in METHODS),
     ("B1", SPACE, "splitting"),
+    ("B1", SPACE, "crossing"),
     *(("B2", BOX, method) for method in METHODS),
+    ("B2", SPACE, "crossing"),
     ("B3", BOX, "crossing"),
+    ("B3", SPACE, "crossing"),
 ]  # fmt: skip
 
 
@@ -66,8 +69,9 @@ def test_counts(name: str, domain: tuple[int, int] | None, method: str) -> None:
     assert graph.stopped == ""
     assert len(graph) == (net.in_space if domain is None else net.in_box)
     assert len(graph.edges) == EDGES[name][domain is None]
-    assert_sound(graph, 50)
-    if name == "B3":
+    if len(graph) < 100_000:
+        assert_sound(graph, 50)
+    if (name, domain) == ("B3", BOX):
         assert len(set(graph.linear_regions().tolist())) == 24_879
 
 
@@ -155,8 +159,7 @@ def test_large_windows(name: str, radius: float) -> None:
     expected = truth(net, engines[0].domain)
     for graph in engines:
         assert_exact(graph, expected)
-    if radius < 1e9:
-        assert_tiled(engines[0])
+    assert_tiled(engines[0])
 
 
 @both_engines
@@ -164,7 +167,7 @@ def test_large_windows(name: str, radius: float) -> None:
 def test_large_boxes(method: str, radius: float) -> None:
     net = network("A1")
     graph = pt.region_graph(net, (-radius, radius), method=method)
-    assert_exact(graph, truth(net, graph.domain), areas=radius < 1e9)
+    assert_exact(graph, truth(net, graph.domain), areas=True)
 
 
 def test_whole_planes() -> None:
@@ -219,3 +222,12 @@ def test_tangent_balls(shift: float, regions: int, facets: int) -> None:
     net = pt.compile([(np.eye(2), np.array([-shift, 0.0])), (np.ones((1, 2)), np.zeros(1))])
     graph = pt.region_graph(net, pt.Ball([0.0, 0.0], 1.0))
     assert (len(graph), len(graph.edges)) == (regions, facets)
+
+
+@pytest.mark.parametrize(("offset", "regions"), [(-5.0, 1), (np.nextafter(-5.0, 0.0), 2)])
+def test_slanted_tangents(offset: float, regions: int) -> None:
+    """``3 u + 4 v = 5`` touches the unit ball, well inside the box around it."""
+    net = pt.compile([(np.array([[3.0, 4.0]]), np.array([offset])), (np.ones((1, 1)), np.zeros(1))])
+    graph = pt.region_graph(net, pt.Ball([0.0, 0.0], 1.0))
+    assert (len(graph), len(graph.edges)) == (regions, regions - 1)
+    assert graph.exact_verdicts > 0
