@@ -106,20 +106,35 @@ class Domain:
     def limits(self) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds (k,) of every coordinate over the halfspaces (inf if none).
 
-        By linear programs; the bounds are those of the solver's points, for use as hints.
+        A box's are its own; others are proved by multipliers from linear programs (of an
+        unbounded set, the finite ones are hints).
         """
         k = self.dimension
         low, high = np.full(k, -np.inf), np.full(k, np.inf)
-        if not len(self.A):
+        if (np.count_nonzero(self.A, axis=1) == 1).all():
+            for row, b in zip(self.A, self.b, strict=True):
+                axis = int(np.argmax(row != 0))
+                if row[axis] > 0:
+                    high[axis] = min(high[axis], b / row[axis])
+                else:
+                    low[axis] = max(low[axis], b / row[axis])
             return low, high
-        for axis, sign in itertools.product(range(k), (1.0, -1.0)):
+        proofs = np.full((2, k, 2), np.inf)
+        for axis, side in itertools.product(range(k), (0, 1)):
             cost = np.zeros(k)
-            cost[axis] = sign
+            cost[axis] = 1.0 if side == 0 else -1.0
             solution = self._solve(cost)
             if solution.status is Status.INFEASIBLE:
                 raise InputError("domain: the set is empty; check the signs of A z <= b")
-            if solution.status is Status.OPTIMAL and solution.x is not None:
-                (low if sign > 0 else high)[axis] = solution.x[axis]
+            if solution.status is Status.OPTIMAL and solution.duals is not None:
+                weights = np.maximum(-solution.duals.rows, 0.0)
+                proofs[side, axis] = _reaches(self.A, self.b, -cost, weights)
+        # With z -> a z <= value + rest |z| on all 2 k sides, |z| <= max value / (1 - max rest).
+        value, rest = proofs[..., 0], proofs[..., 1]
+        if rest.max() < 0.5:
+            size = max(float(value.max()), 0.0) / (1.0 - float(rest.max())) * (1 + 1e-12)
+            value = value + rest * size * (1 + 1e-12)
+        low, high = -value[0], value[1]
         return low, high
 
     @property
@@ -272,6 +287,18 @@ def _with_interior(domain: Domain) -> Domain:
         "domain: the set has no interior (it is empty or lies in a hyperplane), so it holds no "
         "region of full dimension; widen it, or use a Slice to go down a dimension"
     )
+
+
+def _reaches(
+    A: np.ndarray, b: np.ndarray, target: np.ndarray, weights: np.ndarray
+) -> tuple[float, float]:
+    """What multipliers prove: ``target z <= value + rest |z|`` (largest entry) on {A z <= b}."""
+    own = np.flatnonzero(weights)
+    unit = (len(own) + 3) * 2.0**-52
+    value, size = weights[own] @ b[own], weights[own] @ np.abs(b[own])
+    rest = np.abs(target - weights[own] @ A[own]).sum()
+    terms = (np.abs(target) + weights[own] @ np.abs(A[own])).sum()
+    return float(value + unit * size), float(rest + unit * terms)
 
 
 def _deepest(A: np.ndarray, b: np.ndarray, k: int) -> tuple[np.ndarray, float]:
