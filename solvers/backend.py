@@ -45,6 +45,9 @@ class Capabilities:
         Makes use of a starting point.
     incremental : bool
         Re-solves a changed problem from where it was.
+    basic : bool
+        LPs end at a vertex, with every digit of x and its multipliers: what exact proofs are made
+        of. Where it is missing, `solve` makes them by another backend's LP.
     """
 
     lp: bool = False
@@ -56,6 +59,7 @@ class Capabilities:
     time_limit: bool = False
     warm_start: bool = False
     incremental: bool = False
+    basic: bool = False
 
     def supports(self, problem: Problem) -> bool:
         """Whether problems of this kind can be solved."""

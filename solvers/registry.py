@@ -5,9 +5,11 @@ A third party adds to its pyproject.toml ::
     [project.entry-points."solvers.backends"]
     mysolver = "mypackage.module:MyBackend"
 
-where ``MyBackend()`` is a `solvers.backend.Backend`, and passes `solvers.testing`.
+where ``MyBackend()`` is a `solvers.backend.Backend`, and passes `solvers.testing`. What is
+installed is looked up once per process (it takes milliseconds, a small LP less than one).
 """
 
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -24,12 +26,16 @@ ENTRY_POINTS: Final = "solvers.backends"
 _BUILT_IN: Final = {
     "highs": ("solvers.backends.highs", "HighsBackend", "highspy", "highspy"),
     "scipy": ("solvers.backends.scipy", "ScipyBackend", "scipy", "scipy"),
+    "scip": ("solvers.backends.scip", "ScipBackend", "pyscipopt", "pyscipopt"),
+    "cvxpy": ("solvers.backends.cvxpy", "CvxpyBackend", "cvxpy", "cvxpy"),
+    "pulp": ("solvers.backends.pulp", "PulpBackend", "pulp", "PuLP"),
+    "daqp": ("solvers.backends.daqp", "DaqpBackend", "daqp", "daqp"),
 }
 
 
 def available() -> tuple[str, ...]:
     """Names that `get` accepts on this machine, ours first and best first; loads nothing."""
-    ours = [name for name, (_, _, package, _) in _BUILT_IN.items() if find_spec(package)]
+    ours = [name for name, (_, _, package, _) in _BUILT_IN.items() if _installed(package)]
     return (*ours, *sorted(_third_party()))
 
 
@@ -45,7 +51,7 @@ def get(name: str) -> Backend:
     """
     if name in _BUILT_IN:
         module, class_name, package, install = _BUILT_IN[name]
-        if find_spec(package) is None:
+        if not _installed(package):
             raise MissingPackageError(
                 f"backend {name!r} needs the package {install!r}, which is not installed: "
                 f"pip install {install}"
@@ -72,5 +78,11 @@ def get(name: str) -> Backend:
     return made
 
 
+@cache
+def _installed(package: str) -> bool:
+    return find_spec(package) is not None
+
+
+@cache
 def _third_party() -> dict[str, EntryPoint]:
     return {p.name: p for p in entry_points(group=ENTRY_POINTS) if p.name not in _BUILT_IN}

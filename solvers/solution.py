@@ -77,8 +77,8 @@ class Solution:
         The objective at x, recomputed; +inf without x, -inf when unbounded.
     dual_bound : float
         A claimed lower bound on the optimum: the dual objective at `duals` for LP and QP (reduced
-        costs within tolerance forgiven on unbounded columns), the solver's own for a MIP. A claim
-        is no proof: see `check.safe_dual_bound`.
+        costs within tolerance forgiven on unbounded columns), the solver's own for a MIP, lowered
+        by its tolerances. A claim is no proof: see `solver_word` and `check.safe_dual_bound`.
     duals : Duals or None
         Never present for a MIP.
     ray : array or None
@@ -94,3 +94,18 @@ class Solution:
     dual_bound: float = -np.inf
     duals: Duals | None = None
     ray: FloatArray | None = None
+
+    @property
+    def solver_word(self) -> tuple[str, ...]:
+        """Names of the fields that nothing here supports but the solver's word.
+
+        Never a proof, however many digits they have: a MIP's "infeasible", "unbounded" and dual
+        bound, and so its "optimal", come from a search that is not checked. For LP and QP the
+        multipliers or the ray support them, within tolerance. ``x`` and ``value`` are always
+        checked.
+        """
+        if self.status in (Status.INFEASIBLE, Status.UNBOUNDED):
+            return ("status", "dual_bound") if self.ray is None else ()
+        if self.duals is not None or self.dual_bound == -np.inf:
+            return ("status",) if self.status is Status.OPTIMAL and self.duals is None else ()
+        return ("status", "dual_bound") if self.status is Status.OPTIMAL else ("dual_bound",)

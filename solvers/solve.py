@@ -186,7 +186,7 @@ def _with_evidence(
     elif status not in RETRIED:
         return solution
     first = farkas_program(problem)
-    helper = backend if backend.capabilities.lp else choose(first, None)
+    helper = _exact_helper(backend, first)
     phase_one = _attempts(helper, first, tol, deadline, None)
     if phase_one.duals is not None:
         claim = Solution(Status.INFEASIBLE, solution.stats, ray=phase_one.duals.rows)
@@ -250,7 +250,7 @@ def _polished(
     """
     assert solution.x is not None  # accept() saw to it
     relaxed = problem.relaxed()
-    if not backend.capabilities.supports(relaxed) or time.perf_counter() >= deadline:
+    if time.perf_counter() >= deadline:
         return solution
     integer = problem.integrality
     rounded = np.round(solution.x)
@@ -258,14 +258,21 @@ def _polished(
         lower=np.where(integer, rounded, problem.lower),
         upper=np.where(integer, rounded, problem.upper),
     )
-    found = _attempts(backend, fixed, tol, deadline, None)
+    found = _attempts(_exact_helper(backend, fixed), fixed, tol, deadline, None)
     if found.x is None:
         hurried = found.status in (Status.TIME_LIMIT, Status.INTERRUPTED)
         status = solution.status if hurried else Status.NUMERICAL
         return replace(solution, status=status)
     # Integer columns come back within a rounding of their fixed bounds: put them there.
-    exact = replace(solution, x=np.where(integer, rounded, found.x))
-    return accept(problem, exact, tol)
+    exact = accept(problem, replace(solution, x=np.where(integer, rounded, found.x)), tol)
+    return replace(exact, dual_bound=min(solution.dual_bound, exact.value))
+
+
+def _exact_helper(backend: Backend, problem: Problem) -> Backend:
+    """Return the backend itself where its answers are exact, or the best one that is."""
+    if backend.capabilities.basic and backend.capabilities.supports(problem):
+        return backend
+    return choose(problem, None)
 
 
 def _kind(problem: Problem) -> str:

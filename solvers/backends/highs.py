@@ -67,6 +67,7 @@ class HighsBackend(Backend):
         time_limit=True,
         warm_start=True,
         incremental=True,
+        basic=True,
     )
     seed: int = 0
 

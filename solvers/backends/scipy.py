@@ -35,7 +35,7 @@ class ScipyBackend(Backend):
 
     name: ClassVar[str] = "scipy"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        lp=True, mip=True, duals=True, time_limit=True
+        lp=True, mip=True, duals=True, time_limit=True, basic=True
     )
 
     def run(
