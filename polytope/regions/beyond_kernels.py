@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from polytope.regions.form_kernels import GENERIC, row_form, unit_forms, value_forms
-from polytope.regions.program import ROUNDING
 from polytope.regions.row_kernels import output_rows, slot_row, value_rows
+from polytope.regions.sums import ROUNDING
 from polytope.regions.vertex_kernels import layer_of
 from solvers.compiled import kernel
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from polytope.regions.program import ROUNDING, SLACK
+from polytope.regions.sums import ROUNDING, SLACK
 from solvers.compiled import kernel
 
 #: Facets that a cell may have: the bits of a word.

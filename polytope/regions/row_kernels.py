@@ -8,7 +8,7 @@ that the row is exact: a unit behind dead units only is exactly zero, and is kno
 
 from __future__ import annotations
 
-from polytope.regions.program import ROUNDING, SLACK, TINY
+from polytope.regions.sums import ROUNDING, SLACK, TINY
 from solvers.compiled import kernel
 
 

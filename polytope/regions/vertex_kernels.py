@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from polytope.regions.cell_kernels import ONE, SLOTS
-from polytope.regions.program import ROUNDING
 from polytope.regions.row_kernels import slot_row
 from polytope.regions.split_arrays import COUNT, LAYER, SLOT, UNIT, WINNER
+from polytope.regions.sums import ROUNDING
 from solvers.compiled import kernel
 
 #: A vertex is solved anew when its error exceeds this part of its size.
