@@ -58,8 +58,8 @@ def exact_pieces(graph: Graph, x: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.int64), *_evaluate(graph, x)[1]])
 
 
-def is_adversarial(graph: Graph, x: np.ndarray, label: int) -> bool:
-    """Whether some other class is at least as high as `label`, in exact arithmetic.
+def is_adversarial(graph: Graph, x: np.ndarray, label: int, target: int | None = None) -> bool:
+    """Whether some other class (or the class `target`) is at least as high as `label`, exactly.
 
     A single output f is a binary decision with the logits (0, f).  Parameters and errors are
     those of `exact_outputs`.
@@ -67,13 +67,19 @@ def is_adversarial(graph: Graph, x: np.ndarray, label: int) -> bool:
     Raises
     ------
     InputError
-        Also if there is no such label.
+        Also if there is no such label or target.
     """
     outputs = exact_outputs(graph, x).integers
     logits = np.append([0], outputs) if len(outputs) == 1 else outputs
     if not 0 <= label < len(logits):
         raise InputError(f"label: got {label}, expected a class from 0 to {len(logits) - 1}")
-    return any(logits[s] >= logits[label] for s in range(len(logits)) if s != label)
+    if target is not None and (target == label or not 0 <= target < len(logits)):
+        raise InputError(
+            f"target: got {target}, expected a class from 0 to {len(logits) - 1} other than the "
+            f"label {label}"
+        )
+    rivals = range(len(logits)) if target is None else (target,)
+    return any(logits[s] >= logits[label] for s in rivals if s != label)
 
 
 def _evaluate(graph: Graph, x: np.ndarray) -> tuple[ExactArray, list[np.ndarray]]:

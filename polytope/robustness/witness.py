@@ -40,7 +40,7 @@ def lp_norm(step: np.ndarray, p: float) -> np.ndarray:
 
 
 def prove_adversarial(
-    net: Network, points: np.ndarray, labels: np.ndarray
+    net: Network, points: np.ndarray, labels: np.ndarray, targets: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which points are adversarial by float64 with error bounds, and which may be.
 
@@ -49,11 +49,13 @@ def prove_adversarial(
     net : Network
     points : array (n, d)
     labels : array (n,)
+    targets : array (n,), optional
+        The only class that counts for each point; any other than the label by default.
 
     Returns
     -------
     proved : bool array (n,)
-        Some other class is at least as high as the label's, whatever the rounding.
+        Some other class (the target) is at least as high as the label's, whatever the rounding.
     possible : bool array (n,)
         The same as computed, the rounding errors set aside.
     """
@@ -65,7 +67,8 @@ def prove_adversarial(
     rows = np.arange(len(points))
     lead = logits - logits[rows, labels][:, None]
     safe = lead - errors - errors[rows, labels][:, None]
-    lead[rows, labels] = safe[rows, labels] = -np.inf
+    rival = _rivals(lead, labels, targets)
+    lead[~rival] = safe[~rival] = -np.inf
     return (safe >= 0).any(axis=1), (lead >= 0).any(axis=1)
 
 
@@ -77,6 +80,7 @@ def exact_witnesses(
     box: Box | None,
     p: float,
     rough: bool = False,
+    targets: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Push candidates until they are adversarial in exact arithmetic.
 
@@ -91,6 +95,8 @@ def exact_witnesses(
     rough : bool
         Push up to a hundred-thousandth and rely on the error bounds, without the (slow)
         rational arithmetic: for upper bounds that need not be tight.
+    targets : array (n,), optional
+        As for `prove_adversarial`.
 
     Returns
     -------
@@ -107,15 +113,17 @@ def exact_witnesses(
         if not len(open_rows):
             break
         trial = _pushed(points[open_rows], steps[open_rows], push, box)
-        proved, possible = prove_adversarial(net, trial, labels[open_rows])
+        own = None if targets is None else targets[open_rows]
+        proved, possible = prove_adversarial(net, trial, labels[open_rows], own)
         first = possible & np.isnan(maybe[open_rows, 0])
         maybe[open_rows[first]] = trial[first]
         witness[open_rows[proved]] = trial[proved]
         open_rows = open_rows[~proved]
     for row in [] if rough else open_rows:
         candidate = maybe[row]
+        target = None if targets is None else int(targets[row])
         if not np.isnan(candidate).any() and is_adversarial(
-            net.graph, candidate.reshape(net.input_shape), int(labels[row])
+            net.graph, candidate.reshape(net.input_shape), int(labels[row]), target
         ):
             witness[row] = candidate
     found = ~np.isnan(witness).any(axis=1)
@@ -130,6 +138,7 @@ def native_witnesses(
     labels: np.ndarray,
     box: Box | None,
     p: float,
+    targets: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Witnesses that the source model itself decides otherwise, in its own dtype.
 
@@ -138,8 +147,8 @@ def native_witnesses(
     net : Network
     points, witness : array (n, d)
         Points and exact witnesses (NaN: none).
-    labels, box, p
-        As for `exact_witnesses`.
+    labels, box, p, targets
+        As for `exact_witnesses`; between a label and its target alone where there is one.
 
     Returns
     -------
@@ -154,12 +163,24 @@ def native_witnesses(
             break
         step = witness[open_rows] - points[open_rows]
         trial = _inside_native(net, _pushed(points[open_rows], step, push, box), box)
-        changed = net.native_logits(trial).argmax(axis=1) != labels[open_rows]
+        own = None if targets is None else targets[open_rows]
+        logits = net.native_logits(trial)
+        counted = _rivals(logits, labels[open_rows], own)
+        counted[np.arange(len(trial)), labels[open_rows]] = True
+        changed = np.where(counted, logits, -np.inf).argmax(axis=1) != labels[open_rows]
         native[open_rows[changed]] = trial[changed]
         open_rows = open_rows[~changed]
     found = ~np.isnan(native).any(axis=1)
     distance[found] = lp_norm(native[found] - points[found], p)
     return distance, native
+
+
+def _rivals(logits: np.ndarray, labels: np.ndarray, targets: np.ndarray | None) -> np.ndarray:
+    """Which classes count against the label: bool (n, classes)."""
+    classes = np.arange(logits.shape[1])
+    if targets is None:
+        return np.asarray(classes != labels[:, None])
+    return np.asarray(classes == targets[:, None])
 
 
 def _pushed(points: np.ndarray, steps: np.ndarray, push: float, box: Box | None) -> np.ndarray:
