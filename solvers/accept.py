@@ -18,8 +18,8 @@ RESIDUAL_SLACK: Final = 100.0
 digits. An answer worse than this many times the tolerance counts as a failure."""
 
 INTEGRALITY_TOLERANCE: Final = 1e-6
-"""Default of every MIP solver. Only for points found before a limit: the integers of an optimal
-point are rounded and the rest solved again, so there the violation is zero."""
+"""Default of every MIP solver. What is nearer to integers is rounded: a point is returned with
+integers, or not at all."""
 
 GAP_TOLERANCE: Final = 1e-6
 """Between value and dual bound of an optimal MIP, relative to their size. Gaps of 1e-9 are asked
@@ -47,6 +47,12 @@ def accept(problem: Problem, solution: Solution, tol: float) -> Solution:
             x = None
         elif status is Status.OPTIMAL and found.dual > limit:
             status = Status.NUMERICAL
+    if x is not None and isinstance(problem, MixedIntegerProgram):
+        whole = np.where(problem.integrality, np.round(x), x)
+        if residuals(problem, whole).primal <= limit:
+            x = whole
+        elif status is not Status.OPTIMAL:  # `solve` looks for a whole point beside an optimal one
+            x = None
     if status is Status.OPTIMAL and (x is None or (linear and duals is not None and rows is None)):
         status = Status.NUMERICAL
     duals = None

@@ -18,7 +18,7 @@ from typing import Final
 from solvers.backend import Backend
 from solvers.errors import MissingPackageError, SolverError, UnknownBackendError
 
-__all__ = ["available", "get"]
+__all__ = ["available", "forget", "get"]
 
 ENTRY_POINTS: Final = "solvers.backends"
 
@@ -56,7 +56,13 @@ def get(name: str) -> Backend:
                 f"backend {name!r} needs the package {install!r}, which is not installed: "
                 f"pip install {install}"
             )
-        made = getattr(import_module(module), class_name)()
+        try:
+            made = getattr(import_module(module), class_name)()
+        except ImportError as error:
+            raise MissingPackageError(
+                f"backend {name!r}: the package {install!r} is installed but does not load "
+                f"({error}): pip install --upgrade {install}"
+            ) from error
     else:
         points = _third_party()
         if name not in points:
@@ -76,6 +82,12 @@ def get(name: str) -> Backend:
             "of solvers.backend.Backend."
         )
     return made
+
+
+def forget() -> None:
+    """Look up anew what is installed: for notebooks, after a pip install."""
+    _installed.cache_clear()
+    _third_party.cache_clear()
 
 
 @cache

@@ -104,8 +104,8 @@ class Solution:
         multipliers or the ray support them, within tolerance. ``x`` and ``value`` are always
         checked.
         """
-        if self.status in (Status.INFEASIBLE, Status.UNBOUNDED):
-            return ("status", "dual_bound") if self.ray is None else ()
-        if self.duals is not None or self.dual_bound == -np.inf:
-            return ("status",) if self.status is Status.OPTIMAL and self.duals is None else ()
-        return ("status", "dual_bound") if self.status is Status.OPTIMAL else ("dual_bound",)
+        ended = (Status.INFEASIBLE, Status.UNBOUNDED, Status.INFEASIBLE_OR_UNBOUNDED)
+        if (self.ray if self.status in ended else self.duals) is not None:
+            return ()
+        status = ("status",) if self.status in (Status.OPTIMAL, *ended) else ()
+        return status if self.dual_bound == -np.inf else (*status, "dual_bound")

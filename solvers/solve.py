@@ -92,7 +92,8 @@ def choose(problem: Problem, backend: str | Backend | None) -> Backend:
             if candidate.capabilities.supports(problem):
                 return candidate
         raise UnsupportedProblemError(
-            f"no installed backend solves a {kind}; installed: {', '.join(available())}."
+            f"no installed backend solves a {kind} (installed: {', '.join(available())}); SCIP "
+            "solves every kind but continuous quadratic programs: pip install pyscipopt"
         )
     chosen = get(backend) if isinstance(backend, str) else backend
     if not chosen.capabilities.supports(problem):
@@ -148,6 +149,7 @@ def _attempts(
     solution = _attempt(backend, problem, tol, deadline, start, presolve=True)
     if solution.status in RETRIED and time.perf_counter() < deadline:
         first = solution
+        start = start if first.x is None else first.x
         solution = _attempt(backend, problem, tol, deadline, start, presolve=False)
         if solution.status in RETRIED and first.value < solution.value:
             solution = first
@@ -249,23 +251,30 @@ def _polished(
     Solvers agree to 6 digits before this step and to 15 after it.
     """
     assert solution.x is not None  # accept() saw to it
-    relaxed = problem.relaxed()
-    if time.perf_counter() >= deadline:
-        return solution
     integer = problem.integrality
     rounded = np.round(solution.x)
-    fixed = relaxed.updated(
+    whole = np.array_equal(rounded[integer], solution.x[integer])
+    if time.perf_counter() >= deadline:
+        return solution if whole else _pointless(solution, Status.TIME_LIMIT)
+    fixed = problem.relaxed().updated(
         lower=np.where(integer, rounded, problem.lower),
         upper=np.where(integer, rounded, problem.upper),
     )
     found = _attempts(_exact_helper(backend, fixed), fixed, tol, deadline, None)
     if found.x is None:
         hurried = found.status in (Status.TIME_LIMIT, Status.INTERRUPTED)
-        status = solution.status if hurried else Status.NUMERICAL
-        return replace(solution, status=status)
+        if hurried and whole:
+            return solution
+        status = found.status if hurried else Status.NUMERICAL
+        return _pointless(solution, status)
     # Integer columns come back within a rounding of their fixed bounds: put them there.
     exact = accept(problem, replace(solution, x=np.where(integer, rounded, found.x)), tol)
     return replace(exact, dual_bound=min(solution.dual_bound, exact.value))
+
+
+def _pointless(solution: Solution, status: Status) -> Solution:
+    """Return what is left of an answer whose point did not hold."""
+    return replace(solution, status=status, x=None, value=math.inf)
 
 
 def _exact_helper(backend: Backend, problem: Problem) -> Backend:

@@ -2,7 +2,8 @@
 
 Traps this file knows: the time limit counts from the first run of an instance; MIPs stop at a gap
 of 1e-4 and QPs minimise a regularised objective unless told otherwise; the QP solver may cycle;
-coefficients below 1e-9 are dropped; a failed run leaves the status "not set" and no error.
+coefficients below 1e-9 are dropped; a failed run leaves the status "not set" and no error; a MIP
+may stall at its root for ever, where another seed, without presolve and restarts, ends in seconds.
 """
 
 from dataclasses import dataclass
@@ -51,11 +52,23 @@ CAREFUL_REGULARISATION: Final = 1e-10
 """Of the QP's second attempt. The default 1e-7 moves optima in the eighth digit; zero, the first
 attempt, fails on some singular P. At this value the error stays below the tolerance."""
 
+PATIENCE: Final = 10.0
+"""Seconds that the first attempt at a MIP may stay at its root. Those measured left it in under
+four, or stalled for 27 and more."""
+
 
 @final
 @dataclass(frozen=True)
 class HighsBackend(Backend):
-    """HiGHS; another `seed` is a cure for MIPs that stall at the root."""
+    """HiGHS. A MIP that stalls at its root is given up once, and tried again from another `seed`.
+
+    Attributes
+    ----------
+    seed : int
+        Of the first attempt; the second has the next one, no presolve and no restarts.
+    patience : float
+        Seconds until a stall; see `PATIENCE`.
+    """
 
     name: ClassVar[str] = "highs"
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -70,6 +83,7 @@ class HighsBackend(Backend):
         basic=True,
     )
     seed: int = 0
+    patience: float = PATIENCE
 
     def run(
         self,
@@ -81,9 +95,12 @@ class HighsBackend(Backend):
         start: FloatArray | None,
     ) -> Solution:
         """Solve once; see `Backend.run`."""
-        engine = _HighsEngine(problem, tol, self.seed, presolve)
-        if start is not None and isinstance(problem, MixedIntegerProgram):
-            engine.suggest(start)
+        engine = _HighsEngine(problem, tol, self.seed if presolve else self.seed + 1, presolve)
+        if isinstance(problem, MixedIntegerProgram):
+            if presolve:
+                engine.watch(self.patience)
+            if start is not None:
+                engine.suggest(start)
         solution = engine.run(time_limit)
         engine.close()
         return solution
@@ -112,11 +129,24 @@ class _HighsEngine(Engine):
             ("qp_iteration_limit", 1000 + 20 * (m + n)),
             ("random_seed", seed),
             ("presolve", "choose" if presolve else "off"),
+            ("mip_allow_restart", presolve),
         ):
             highs.setOptionValue(option, value)
         # Ctrl-C needs a second thread: worth it for searches, not for millisecond LPs.
         highs.HandleKeyboardInterrupt = self._integer
         highs.passModel(_model(problem))
+        self._stalled = False
+
+    def watch(self, patience: float) -> None:
+        """Stop a search that is still at its root after so many seconds."""
+
+        def look(event: Any) -> None:
+            told = event.data_out
+            if told.running_time > patience and told.mip_node_count <= 1:
+                self._stalled = True
+                event.interrupt()
+
+        self._highs.cbMipInterrupt += look
 
     def suggest(self, x: FloatArray) -> None:
         """Offer a first incumbent."""
@@ -142,7 +172,9 @@ class _HighsEngine(Engine):
         highs.setOptionValue("time_limit", highs.getRunTime() + time_limit)
         begin = highs.getRunTime()
         highs.solve()
-        status = STATUS[highs.getModelStatus()]
+        status = STATUS.get(highs.getModelStatus(), Status.UNKNOWN)
+        if self._stalled and status is Status.INTERRUPTED:
+            status = Status.ITERATION_LIMIT
         info, found = highs.getInfo(), highs.getSolution()
         stats = Stats(
             backend="highs",

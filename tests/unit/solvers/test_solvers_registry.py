@@ -10,6 +10,15 @@ from solvers import LinearProgram, MissingPackageError, SolverError, UnknownBack
 from solvers.backends.scipy import ScipyBackend
 
 FAKE = "test_solvers_registry_fake"
+OURS = ("highs", "scipy", "scip", "cvxpy", "pulp", "daqp")
+
+
+@pytest.fixture(autouse=True)
+def _looked_up_anew():
+    """What is installed is looked up once per process: forgotten around each test."""
+    registry.forget()
+    yield
+    registry.forget()
 
 
 def _register(monkeypatch, value):
@@ -18,8 +27,9 @@ def _register(monkeypatch, value):
 
 
 def test_ours_are_available_best_first():
-    assert solvers.available()[:2] == ("highs", "scipy")
-    assert solvers.get("highs").name == "highs"
+    assert solvers.available() == OURS
+    for name in OURS:
+        assert solvers.get(name).name == name
 
 
 def test_unknown_name_lists_those_that_exist():
@@ -27,16 +37,43 @@ def test_unknown_name_lists_those_that_exist():
         solvers.get("gurobbi")
 
 
-def test_missing_package_names_the_install(monkeypatch):
-    monkeypatch.setattr(registry, "find_spec", lambda name: None if name == "highspy" else object())
-    assert "highs" not in solvers.available()
-    with pytest.raises(MissingPackageError, match="pip install highspy"):
-        solvers.get("highs")
+@pytest.mark.parametrize(
+    ("name", "package", "install"),
+    [
+        ("highs", "highspy", "highspy"),
+        ("scip", "pyscipopt", "pyscipopt"),
+        ("cvxpy", "cvxpy", "cvxpy"),
+        ("pulp", "pulp", "PuLP"),
+        ("daqp", "daqp", "daqp"),
+    ],
+)
+def test_missing_package_names_the_install(monkeypatch, name, package, install):
+    monkeypatch.setattr(registry, "find_spec", lambda asked: None if asked == package else object())
+    assert solvers.available() == tuple(other for other in OURS if other != name)
+    with pytest.raises(MissingPackageError, match=f"pip install {install}$"):
+        solvers.get(name)
+
+
+def test_a_package_that_does_not_load_names_the_cure(monkeypatch):
+    monkeypatch.delitem(sys.modules, "solvers.backends.daqp", raising=False)
+    monkeypatch.setitem(sys.modules, "daqp", None)  # an import of it now fails
+    monkeypatch.setattr(registry, "find_spec", lambda _: object())
+    with pytest.raises(MissingPackageError, match="pip install --upgrade daqp"):
+        solvers.get("daqp")
+
+
+def test_what_is_installed_is_looked_up_once(monkeypatch):
+    looked = []
+    monkeypatch.setattr(registry, "find_spec", lambda name: looked.append(name) or object())
+    monkeypatch.setattr(registry, "entry_points", lambda group: looked.append(group) or ())
+    for _ in range(3):
+        solvers.available()
+    assert len(looked) == len(OURS) + 1
 
 
 def test_third_party_backend_is_found_and_used(monkeypatch):
     _register(monkeypatch, "solvers.backends.scipy:ScipyBackend")
-    assert solvers.available() == ("highs", "scipy", "mine")
+    assert solvers.available() == (*OURS, "mine")
     assert isinstance(solvers.get("mine"), ScipyBackend)
     assert solvers.solve(LinearProgram([1], lower=2), "mine").value == 2
 
@@ -56,7 +93,8 @@ def test_third_party_entry_point_of_the_wrong_type(monkeypatch):
 def test_import_loads_no_backend_and_nothing_of_polytope():
     code = (
         "import sys, solvers; "
-        "bad = {'highspy', 'scipy.optimize', 'torch', 'polytope', 'pytest'} & set(sys.modules); "
+        "bad = {'highspy', 'scipy.optimize', 'torch', 'polytope', 'pytest', 'cvxpy', 'pulp', "
+        "'pyscipopt', 'daqp'} & set(sys.modules); "
         "assert not bad, bad"
     )
     root = Path(solvers.__file__).parents[1]
