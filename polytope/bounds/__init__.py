@@ -1,0 +1,1 @@
+"""Rigorous bounds of layers and outputs over sets of inputs: intervals and CROWN."""
