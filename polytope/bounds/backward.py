@@ -7,6 +7,7 @@ coefficients do not depend on the sample, so shared weights are multiplied once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -161,7 +162,7 @@ def _through_lines(
     sizes = walk.magnitude(node.inputs[0]).flatten(1)
     up, down = flat.clamp(min=0), flat.clamp(max=0)
     weight = flat.detach().abs()
-    terms = gamma(node.size + len(graph.nodes) + 8, flat.dtype)
+    terms = gamma(math.prod(node.shape) + len(graph.nodes) + 8, flat.dtype)
     if isinstance(line, UnitLines):
         many = line.lower_slope.ndim == 3
         low, high = (s if many else s[:, None] for s in (line.lower_slope, line.upper_slope))

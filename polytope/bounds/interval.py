@@ -14,6 +14,7 @@ rigorous bound needs: no second pass over absolute values.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -94,14 +95,14 @@ class Walk:
             carried = _absolute_sums(node, sizes, c)
             noise = noise + gamma(back + rounds_constants, dtype) * carried
         if constant is not None:
-            terms = node.size + len(graph.nodes) + 8
+            terms = math.prod(node.shape) + len(graph.nodes) + 8
             noise = noise + gamma(terms, dtype) * constant.detach().abs()
         self.noise[number] = noise
         self._record_loss(number, graph, terms_ahead(node, c) + 2)
 
     def pass_nonlinear(self, number: int, graph: Graph) -> None:
         """What underflow can cost a function pulled back through a nonlinear node."""
-        windows = graph.nodes[graph.nodes[number].inputs[0]].size
+        windows = math.prod(graph.nodes[graph.nodes[number].inputs[0]].shape)
         self._record_loss(number, graph, windows + 4)
 
     def replace(self, number: int, low: torch.Tensor, high: torch.Tensor, graph: Graph) -> None:
@@ -113,7 +114,7 @@ class Walk:
         node = graph.nodes[number]
         sizes = [torch.nan_to_num(self.magnitude(i), posinf=0.0) for i in node.inputs]
         largest = max((float(s.max()) for s in sizes if s.numel()), default=0.0)
-        cost = 4 * torch.finfo(sizes[0].dtype).tiny * node.size * terms * (largest + 1)
+        cost = 4 * torch.finfo(sizes[0].dtype).tiny * math.prod(node.shape) * terms * (largest + 1)
         self.lost[number] = sizes[0].new_full((len(self.inputs),), cost)
 
 

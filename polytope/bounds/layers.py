@@ -13,6 +13,7 @@ products.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -210,7 +211,7 @@ def layer_bounds(
 
 def block_size(net: Engine, samples: int, memory: int) -> int:
     """Functions that fit into a block of memory; a pass holds some eight arrays of a layer."""
-    widths = [node.size for node in net.graph.nodes]
+    widths = [math.prod(node.shape) for node in net.graph.nodes]
     widths += [layer.units * layer.slots for layer in net.layers]
     return max(1, memory // (8 * 8 * max(widths) * max(1, samples)))
 
