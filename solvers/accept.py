@@ -32,11 +32,17 @@ def accept(problem: Problem, solution: Solution, tol: float) -> Solution:
     A point that is not feasible is dropped, a wrong ray is dropped, "optimal" without a point or
     with residuals above ``RESIDUAL_SLACK * tol`` becomes NUMERICAL; value, reduced costs and (for
     LP and QP) the dual bound are recomputed. A MIP's dual bound stays the solver's word, lowered by
-    what its tolerances can make of it; "optimal" beside a wide gap becomes NUMERICAL.
+    what its tolerances can make of it; "optimal" beside a wide gap becomes NUMERICAL. "Infeasible
+    or unbounded" is infeasible where the bounds of the columns leave nothing else; an "unbounded"
+    MIP without a point may be either, since solvers say so of its relaxation.
     """
     limit = RESIDUAL_SLACK * tol
     status, x, duals, ray = solution.status, solution.x, solution.duals, solution.ray
     linear = not isinstance(problem, MixedIntegerProgram)
+    if status is Status.UNBOUNDED and x is None and not linear:
+        status = Status.INFEASIBLE_OR_UNBOUNDED
+    if status is Status.INFEASIBLE_OR_UNBOUNDED and _bounded_below(problem):
+        status = Status.INFEASIBLE
     bound = -math.inf if linear or math.isnan(solution.dual_bound) else solution.dual_bound
     rows = None
     if duals is not None and linear and np.isfinite(duals.rows).all():
@@ -81,3 +87,10 @@ def accept(problem: Problem, solution: Solution, tol: float) -> Solution:
         duals=duals,
         ray=ray,
     )
+
+
+def _bounded_below(problem: Problem) -> bool:
+    """Whether the bounds of the columns alone keep the objective from falling for ever."""
+    falls_down = (problem.c > 0) & np.isinf(problem.lower)
+    falls_up = (problem.c < 0) & np.isinf(problem.upper)
+    return not (falls_down | falls_up).any()

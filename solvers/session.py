@@ -135,10 +135,11 @@ class Session:
         deadline = begin + checked_limits(self._tol, time_limit)
         raw = self._engine.run(deadline - begin)
         solution = accept(self._problem, self._scaling.undo(raw), self._tol)
+        if solution.status not in RETRIED:
+            solution = settle(self._backend, self._problem, solution, self._tol, deadline)
         if solution.status in RETRIED and time.perf_counter() < deadline:
             limit = max(0.0, deadline - time.perf_counter())
             return run_checked(self._backend, self._problem, tol=self._tol, time_limit=limit)
-        solution = settle(self._backend, self._problem, solution, self._tol, deadline)
         seconds = time.perf_counter() - begin
         return replace(solution, stats=replace(solution.stats, seconds=seconds))
 

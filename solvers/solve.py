@@ -48,7 +48,8 @@ def solve(
     ----------
     problem : LinearProgram, QuadraticProgram or MixedIntegerProgram
     backend : str or Backend, optional
-        A name of `available()`; by default the first that solves this kind of problem.
+        A name of `available()`; by default the first that solves this kind of problem, and where
+        its answer fails the checks twice, the next.
     time_limit : float, optional
         Seconds, at least 0, for all attempts together. Default none.
     tol : float
@@ -80,7 +81,18 @@ def solve(
             raise ProblemError(
                 f"start has shape {start.shape}; expected a finite point {problem.c.shape}."
             )
-    return run_checked(chosen, problem, tol=tol, time_limit=limit, start=start)
+    deadline = time.perf_counter() + limit
+    solution = run_checked(chosen, problem, tol=tol, time_limit=limit, start=start)
+    for name in available() if backend is None else ():
+        left = deadline - time.perf_counter()
+        if solution.status not in RETRIED or left <= 0:
+            break
+        other = get(name)
+        if other.name != chosen.name and other.capabilities.supports(problem):
+            second = run_checked(other, problem, tol=tol, time_limit=left, start=solution.x)
+            if second.status not in RETRIED or second.value < solution.value:
+                solution = second
+    return solution
 
 
 def choose(problem: Problem, backend: str | Backend | None) -> Backend:
@@ -135,11 +147,13 @@ def run_checked(
 def settle(
     backend: Backend, problem: Problem, solution: Solution, tol: float, deadline: float
 ) -> Solution:
-    """Complete an accepted answer: rays for an LP or QP, exact integers for a MIP."""
+    """Complete an accepted answer: rays for an LP or QP; for a MIP exact integers, or two runs."""
     if not isinstance(problem, MixedIntegerProgram):
         return _with_evidence(backend, problem, solution, tol, deadline)
     if solution.status is Status.OPTIMAL:
         return _polished(backend, problem, solution, tol, deadline)
+    if solution.status is Status.INFEASIBLE:
+        return _confirmed(backend, problem, solution, tol, deadline)
     return solution
 
 
@@ -187,17 +201,14 @@ def _with_evidence(
         solution = Solution(Status.NUMERICAL, solution.stats)
     elif status not in RETRIED:
         return solution
-    first = farkas_program(problem)
-    helper = _exact_helper(backend, first)
-    phase_one = _attempts(helper, first, tol, deadline, None)
-    if phase_one.duals is not None:
-        claim = Solution(Status.INFEASIBLE, solution.stats, ray=phase_one.duals.rows)
-        claim = accept(problem, claim, tol)
-        if claim.ray is not None:
-            return claim
+    claim, phase_one = _with_farkas_ray(backend, problem, solution, tol, deadline)
+    if claim.ray is not None:
+        return claim
     if phase_one.x is not None:
         if status is not Status.UNBOUNDED or ray is None:
-            ray = _attempts(helper, ray_program(problem), tol, deadline, None).x
+            steepest = ray_program(problem)
+            helper = _exact_helper(backend, steepest)
+            ray = _attempts(helper, steepest, tol, deadline, None).x
         point = phase_one.x[: problem.c.size]
         claim = Solution(Status.UNBOUNDED, solution.stats, x=point, ray=ray)
         claim = accept(problem, claim, tol)
@@ -206,6 +217,35 @@ def _with_evidence(
     if time.perf_counter() >= deadline:
         return replace(solution, status=Status.TIME_LIMIT)
     return solution
+
+
+def _with_farkas_ray(
+    backend: Backend, problem: Problem, solution: Solution, tol: float, deadline: float
+) -> tuple[Solution, Solution]:
+    """Claim infeasibility, with a ray if there is one; also return the LP that looked for it."""
+    first = farkas_program(problem)
+    found = _attempts(_exact_helper(backend, first), first, tol, deadline, None)
+    rows = None if found.duals is None else found.duals.rows
+    return accept(problem, Solution(Status.INFEASIBLE, solution.stats, ray=rows), tol), found
+
+
+def _confirmed(
+    backend: Backend, problem: MixedIntegerProgram, solution: Solution, tol: float, deadline: float
+) -> Solution:
+    """Prove an infeasible MIP by its relaxation, or else ask again without presolve.
+
+    Presolving was seen to lose feasible points; what two runs do not agree on is not claimed.
+    """
+    proved, _ = _with_farkas_ray(backend, problem, solution, tol, deadline)
+    if proved.ray is not None:
+        return proved
+    if solution.stats.attempts > 1:
+        return solution
+    again = _attempt(backend, problem, tol, deadline, None, presolve=False)
+    again = replace(again, stats=replace(again.stats, attempts=2))
+    if again.status is Status.OPTIMAL:
+        return _polished(backend, problem, again, tol, deadline)
+    return again
 
 
 def farkas_program(problem: Problem) -> LinearProgram:
@@ -269,7 +309,8 @@ def _polished(
         return _pointless(solution, status)
     # Integer columns come back within a rounding of their fixed bounds: put them there.
     exact = accept(problem, replace(solution, x=np.where(integer, rounded, found.x)), tol)
-    return replace(exact, dual_bound=min(solution.dual_bound, exact.value))
+    bound = solution.dual_bound if integer.any() else found.dual_bound
+    return replace(exact, dual_bound=min(bound, exact.value))
 
 
 def _pointless(solution: Solution, status: Status) -> Solution:

@@ -346,6 +346,15 @@ class BackendContract:
         assert (found.status, found.value) in ((Status.OPTIMAL, 1.0), (Status.NUMERICAL, np.inf))
         assert found.dual_bound <= 1.0
 
+    def test_mip_with_fractional_bounds(self) -> None:
+        # HiGHS 1.15.1 presolves this to "infeasible" unless the bounds are rounded first.
+        problem = MixedIntegerProgram([-1, 1], True, [[-1, -1]], 0, np.inf, -0.01, 0.3)
+        self._optimal(problem, 0.0, [0, 0])
+
+    def test_mip_without_integers(self) -> None:
+        problem = MixedIntegerProgram([2, -1], False, [[1, 2]], -9, 0, [0, -3], [3, -1])
+        self._optimal(problem, 1.0, [0, -1])
+
     def test_mip_with_integers_nowhere(self) -> None:
         problem = MixedIntegerProgram([0, 1], [True, False], [[0, 1]], 0.5, np.inf, 0, 9)
         self._optimal(problem.updated(lower=[1.5, 0]), 0.5)

@@ -120,27 +120,33 @@ class _DaqpEngine(Engine):
 
     def run(self, time_limit: float) -> Solution:
         begin = time.perf_counter()
-        problem = self._problem
-        self._load()
-        left = time_limit - (time.perf_counter() - begin)
-        limit = max(SHORTEST, left) if np.isfinite(left) else 0.0
-        self._model.settings = {"time_limit": limit}
-        x, _, flag, info = self._model.solve()
-        status = STATUS.get(flag, Status.UNKNOWN)
-        n = problem.c.size
+        n = self._problem.c.size
+        flag = self._load()
         point = duals = None
+        iterations = 0
+        if flag >= 0:
+            left = time_limit - (time.perf_counter() - begin)
+            limit = max(SHORTEST, left) if np.isfinite(left) else 0.0
+            self._model.settings = {"time_limit": limit}
+            x, _, flag, info = self._model.solve()
+            iterations = int(info["iterations"])
+        status = STATUS.get(flag, Status.UNKNOWN)
         if status is Status.OPTIMAL:
             self._start = point = np.array(x)
             duals = Duals(-np.array(info["lam"][n:]), np.zeros(n))
+        else:
+            self._model = None  # left in no state to go on from
         seconds = time.perf_counter() - begin
-        stats = Stats("daqp", seconds, int(info["iterations"]), message=f"exit flag {flag}")
+        stats = Stats("daqp", seconds, iterations, message=f"exit flag {flag}")
         return Solution(status, stats, x=point, duals=duals)
 
     def close(self) -> None:
         self._model = None
 
-    def _load(self) -> None:
+    def _load(self) -> int:
+        """Bring the workspace up to date; return daqp's exit flag, 1 where all is well."""
         problem = self._problem
+        flag = 1
         low = np.concatenate([problem.lower, problem.row_lower]).clip(-INFINITY, INFINITY)
         high = np.concatenate([problem.upper, problem.row_upper]).clip(-INFINITY, INFINITY)
         sense = np.where(low == high, EQUALITY, INEQUALITY).astype(np.int32)
@@ -148,7 +154,7 @@ class _DaqpEngine(Engine):
             assert problem.quadratic is not None  # no other kind is supported
             self._model = daqp.Model()
             self._model.settings = self._settings
-            self._model.setup(
+            flag, _ = self._model.setup(
                 problem.quadratic.toarray(),
                 problem.c.copy(),
                 problem.A.toarray(),
@@ -160,7 +166,8 @@ class _DaqpEngine(Engine):
             self._sense = sense
         else:
             if "f" in self._stale:
-                self._model.update(f=problem.c.copy())
-            if "bounds" in self._stale:
-                self._model.update(bupper=high, blower=low)
+                flag = self._model.update(f=problem.c.copy())
+            if "bounds" in self._stale and flag >= 0:
+                flag = self._model.update(bupper=high, blower=low)
         self._stale.clear()
+        return int(flag)

@@ -3,7 +3,8 @@
 Traps this file knows: the time limit counts from the first run of an instance; MIPs stop at a gap
 of 1e-4 and QPs minimise a regularised objective unless told otherwise; the QP solver may cycle;
 coefficients below 1e-9 are dropped; a failed run leaves the status "not set" and no error; a MIP
-may stall at its root for ever, where another seed, without presolve and restarts, ends in seconds.
+may stall at its root for ever, where another seed, without presolve and restarts, ends in seconds;
+a MIP without integers is solved, but with a dual bound of 0.
 """
 
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ class HighsBackend(Backend):
 @final
 class _HighsEngine(Engine):
     def __init__(self, problem: Problem, tol: float, seed: int, presolve: bool) -> None:
-        self._integer = isinstance(problem, MixedIntegerProgram)
+        self._integer = isinstance(problem, MixedIntegerProgram) and bool(problem.integrality.any())
         self._highs = highs = highspy.Highs()
         m, n = problem.A.shape
         for option, value in (

@@ -5,7 +5,8 @@ An opinion independent of HiGHS. Traps this file knows: after a time-out with a 
 return wrong optima because it infers that objectives come in steps (cure: ``increment``); PuLP
 writes 13 digits and CBC prints 8, so integers are taken from here and the rest from an exact LP;
 PuLP forgets columns that stand nowhere, so each stands in the objective; "infeasible" may be CBC's
-"infeasible or unbounded"; a time limit and the bound reached are told in CBC's log only.
+"infeasible or unbounded"; a time limit and the bound reached are told in CBC's log only; with
+``preprocess off`` CBC 2.10.3 crashes on infeasible models, so that is never asked for.
 """
 
 import re
@@ -78,7 +79,7 @@ class PulpBackend(Backend):
         options = [f"primalT {tol}", f"dualT {tol}", f"randomS {1 + self.seed}"]
         if search:
             options += [f"integerT {tol}", "increment 1e-10", f"randomC {1 + self.seed}"]
-            options += [] if presolve else ["preprocess off"]
+            options += [] if presolve else ["cuts off"]
         with TemporaryDirectory() as folder:
             log = Path(folder) / "log"
             solver = pulp.COIN_CMD(

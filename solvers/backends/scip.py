@@ -48,6 +48,10 @@ STATUS: Final[dict[str, Status]] = {
 INFINITY: Final = 1e20
 """SCIP's; a time limit may not exceed it either."""
 
+CURVED: Final = 1e-7
+"""Tolerance of a quadratic constraint. Finer ones make SCIP ask its LPs for a thousandth of it,
+which they cannot do in floats. Integers found so are fixed, and the rest solved exactly."""
+
 
 @final
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class ScipBackend(Backend):
         model = pyscipopt.Model()
         model.hideOutput()
         for option, value in (
-            ("numerics/feastol", tol),
+            ("numerics/feastol", tol if problem.quadratic is None else max(tol, CURVED)),
             ("numerics/dualfeastol", tol),
             ("limits/gap", tol),
             ("limits/absgap", tol),
