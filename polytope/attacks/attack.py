@@ -6,7 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import final
 
 import numpy as np
@@ -136,7 +136,7 @@ class Attack(ABC):
         Returns
         -------
         Attacked
-            After Ctrl-C with the points that were finished.
+            Ctrl-C returns the batches that were finished; the other rows are `stopped`.
 
         Raises
         ------
@@ -162,7 +162,11 @@ class Attack(ABC):
         done: list[Attacked] = []
         for start in range(0, len(x), step):
             rows = np.arange(start, min(start + step, len(x)))
-            done.append(self._chunk(_part(whole, rows), polish))
+            try:
+                done.append(self._chunk(_part(whole, rows), polish))
+            except KeyboardInterrupt:
+                whole = replace(whole, deadline=-math.inf)
+                done.append(self._chunk(_part(whole, rows), polish))
         return _join(done) if done else self._chunk(whole, polish)
 
     def _chunk(self, task: Task, polish: bool) -> Attacked:
@@ -174,22 +178,17 @@ class Attack(ABC):
         lost = adversarial(net, points, criterion)
         distance[lost], witness[lost] = 0.0, points[lost]
         rows = np.flatnonzero(~lost)
-        try:
-            if len(rows) and not task.expired:
-                part = _part(task, rows)
-                candidates = np.asarray(self.propose(part), dtype=np.float64)
-                task.queries[rows] = part.queries
-                distance[rows], witness[rows] = prove(
-                    net, points[rows], candidates.reshape(len(rows), -1), part.criterion,
-                    task.box, task.p,
-                )  # fmt: skip
-                if polish:
-                    distance[rows], witness[rows] = polished_batch(
-                        part, distance[rows], witness[rows]
-                    )
-            stopped[rows] = task.expired
-        except KeyboardInterrupt:
-            stopped[rows] = True
+        if len(rows) and not task.expired:
+            part = _part(task, rows)
+            candidates = np.asarray(self.propose(part), dtype=np.float64)
+            task.queries[rows] = part.queries
+            distance[rows], witness[rows] = prove(
+                net, points[rows], candidates.reshape(len(rows), -1), part.criterion,
+                task.box, task.p,
+            )  # fmt: skip
+            if polish:
+                distance[rows], witness[rows] = polished_batch(part, distance[rows], witness[rows])
+        stopped[rows] = task.expired
         native_distance, native_witness = native_witnesses(
             net, points, witness, criterion.labels, task.box, task.p, criterion.targets
         )

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from polytope.attacks.attack import Attack
-from polytope.attacks.pgd import PGD
+from polytope.attacks.criterion import Criterion
+from polytope.attacks.pgd import PGD, rival_order
 from polytope.attacks.polish import polished
 from polytope.attacks.proof import prove
 from polytope.attacks.spot import Polished, Spot
@@ -37,6 +38,12 @@ ON_FACE = 1e-9
 #: rounding.
 WORTH = 1e-12
 
+#: Ends of the descents from two starts are the same if their distances agree to this part.
+SAME = 1e-9
+#: Random points are drawn around the ends of the descents up to this much farther than the
+#: nearest: the best end of all is seldom behind a worse one.
+PROMISING = 1.1
+
 
 @dataclass(frozen=True)
 class LinearRegion(Attack):
@@ -53,6 +60,9 @@ class LinearRegion(Attack):
     starts : sequence of Attack
         Attacks that give first witnesses, beside repeated linearisation (which serves where
         any class counts, not for targets).
+    rivals : int
+        Where any class counts, the starts aim at so many classes one by one as well, those
+        nearest to the decision first: the class that is reached first need not be the nearest.
 
     Raises
     ------
@@ -63,16 +73,17 @@ class LinearRegion(Attack):
     restarts: int = 8
     samples: int = 64
     programs: int = 100
-    starts: Sequence[Attack] = (PGD(),)
+    starts: Sequence[Attack] = (PGD(steps=30, restarts=3, rounds=8),)
+    rivals: int = 3
 
     def __post_init__(self) -> None:
         positive_int(self.samples, "samples")
         positive_int(self.programs, "programs")
-        whole = isinstance(self.restarts, int | np.integer) and not isinstance(self.restarts, bool)
-        if not whole or self.restarts < 0:
-            raise InputError(
-                f"restarts: got {self.restarts!r}, expected a whole number of at least 0"
-            )
+        for name in ("restarts", "rivals"):
+            value = getattr(self, name)
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if not whole or value < 0:
+                raise InputError(f"{name}: got {value!r}, expected a whole number of at least 0")
         if not all(isinstance(start, Attack) for start in self.starts):
             raise InputError(f"starts: got {self.starts!r}, expected attacks such as (PGD(),)")
 
@@ -103,17 +114,25 @@ class LinearRegion(Attack):
         self, task: Task, row: int, starts: list[Polished], generator: np.random.Generator
     ) -> Polished:
         """The best witness of one point, from the first ones."""
-        starts.sort(key=lambda start: start.distance)
         search = _Search(_spot(task, row), task, row, starts[0])
-        for start in starts:
-            search.enter(start, self.programs)
-        for number in range(self.restarts):
-            if task.expired or search.solved >= self.programs:
+        ends: list[Polished] = []
+        for start in sorted(starts, key=lambda start: start.distance):
+            end = search.enter(start, self.programs)
+            if all(abs(end.distance - other.distance) > SAME * end.distance for other in ends):
+                ends.append(end)
+        nearest = min(end.distance for end in ends)
+        for end in sorted(ends, key=lambda end: end.distance):
+            if end.distance > PROMISING * nearest:
                 break
-            search.sample(generator, self.samples, (number + 1) / self.restarts)
-            search.descend(self.programs)
+            search.best = end
+            for number in range(self.restarts):
+                if task.expired or search.solved >= self.programs:
+                    break
+                search.sample(generator, self.samples, (number + 1) / self.restarts)
+                search.descend(self.programs)
+            ends.append(search.best)
         task.queries[row] += search.solved
-        return search.best
+        return min(ends, key=lambda end: end.distance)
 
     def _starts(self, task: Task) -> list[tuple[np.ndarray, np.ndarray]]:
         """First witnesses, proved: distances and points from each source."""
@@ -124,12 +143,24 @@ class LinearRegion(Attack):
             )
             found.append((distance, witness))
             task.queries[:] += STEPS + (POLISHES + 1) * HALVINGS
-        for start in self.starts:
-            if task.expired:
-                break
-            candidates = start.propose(task)
-            found.append(prove(task.net, task.points, candidates, task.criterion, task.box, task.p))
+        for criterion in self._aims(task):
+            for start in self.starts:
+                if task.expired:
+                    break
+                candidates = start.propose(replace(task, criterion=criterion))
+                found.append(prove(task.net, task.points, candidates, criterion, task.box, task.p))
         return found
+
+    def _aims(self, task: Task) -> list[Criterion]:
+        """The criterion itself, and where any class counts those of the nearest classes."""
+        aims = [task.criterion]
+        order = rival_order(task).cpu().numpy()
+        if task.criterion.targets is None and order.shape[1] > 1:
+            labels = task.criterion.labels
+            aims += [
+                Criterion(labels, order[:, k]) for k in range(min(self.rivals, order.shape[1]))
+            ]
+        return aims
 
 
 def _spot(task: Task, row: int) -> Spot:
@@ -150,17 +181,15 @@ class _Search:
     seen: set[tuple[ActivationPattern, int]] = field(default_factory=set)
     waiting: list[tuple[float, ActivationPattern, int]] = field(default_factory=list)
 
-    def enter(self, start: Polished, programs: int) -> None:
-        """Polish a first witness and go on from it."""
-        if self.task.expired or self.solved >= programs:
-            return
-        known = self.best
-        self.best = polished(start, self.spot)
-        self.solved += self.best.regions
-        self._behind_faces()
-        self.descend(programs)
-        if known.distance < self.best.distance:
-            self.best = known
+    def enter(self, start: Polished, programs: int) -> Polished:
+        """Polish a first witness and go on from it, whatever was found from others."""
+        self.best = start
+        if not self.task.expired and self.solved < programs:
+            self.best = polished(start, self.spot)
+            self.solved += self.best.regions
+            self._behind_faces()
+            self.descend(programs)
+        return self.best
 
     def descend(self, programs: int) -> None:
         """Solve the waiting regions, the nearest hyperplane first, and go on behind the best."""

@@ -40,7 +40,7 @@ def prove(
     labels, targets = criterion.labels, criterion.targets
     distance, witness = np.full(len(points), np.inf), np.full(points.shape, np.nan)
     inside = candidates if box is None else np.clip(candidates, box.low, box.high)
-    given = np.flatnonzero(np.isfinite(inside).all(axis=1))
+    given = np.flatnonzero(np.isfinite(candidates).all(axis=1))
     good = given[adversarial(net, inside[given], criterion.select(given))]
     witness[good] = inside[good]
     distance[good] = lp_norm(witness[good] - points[good], p)
