@@ -178,8 +178,10 @@ class InputSet:
         return self._least_in_ball(a, self.center, self.radius, points)
 
     def _least_in_box(self, a: torch.Tensor, points: bool) -> LeastValues:
-        value = contract(a.clamp(min=0), self.low) + contract(a.clamp(max=0), self.high)
-        size = contract(a.detach().abs(), self.magnitude)
+        up, down = a.clamp(min=0), a.clamp(max=0)
+        value = contract(up, self.low) + contract(down, self.high)
+        size = contract(up.detach(), self.low.detach().abs())
+        size = size + contract(-down.detach(), self.high.detach().abs())
         error = SLACK * gamma(a.shape[2] + 3, a.dtype) * size + _lost(a, self.magnitude)
         point = None
         if points:

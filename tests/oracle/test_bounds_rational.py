@@ -20,6 +20,12 @@ from polytope.network.ir import Graph
 from tests.oracle.random_graphs import KINDS, VARIANTS, random_graph, random_point
 from tests.oracle.rational import affine_exact, pieces_exact, run_exact
 
+
+def tensor(values: object) -> torch.Tensor:
+    """In float64."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
 RADII = (0.0, 1e-12, 0.1, 3.0)
 
 
@@ -115,7 +121,7 @@ def make(kind: str, variant: str, seed: int, p: float, box: bool) -> tuple[Engin
     point = torch.tensor(random_point(net.graph, variant, seed).reshape(1, -1))
     centers = point.expand(len(RADII), -1).contiguous()
     sides = (centers - 0.05, centers + 0.2) if box else (None, None)
-    return net, InputSet.from_ball(centers, torch.tensor(RADII).double(), p, *sides)
+    return net, InputSet.from_ball(centers, tensor(RADII), p, *sides)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

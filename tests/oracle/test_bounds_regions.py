@@ -17,6 +17,11 @@ from polytope.bounds.slopes import optimised_bounds
 from tests.nets import compiled, dense
 
 
+def tensor(values: object) -> torch.Tensor:
+    """In float64."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
 def networks() -> dict[str, pt.Network]:
     """Small networks of two to four inputs, of several kinds."""
     found = {"relu2": dense(2, 6, 5, 3, seed=1), "relu3": dense(3, 5, 4, 2, seed=2)}
@@ -55,7 +60,7 @@ def test_true_minimum(name: str, p: float) -> None:
     net = NETWORKS[name]
     rng = np.random.default_rng(7)
     center = np.repeat(rng.normal(size=(1, net.input_size)), 2, axis=0)
-    X = InputSet.from_ball(torch.tensor(center), torch.tensor([0.02, 0.5]).double(), p)
+    X = InputSet.from_ball(torch.tensor(center), tensor([0.02, 0.5]), p)
     box = pt.Box(X.low[1].numpy(), X.high[1].numpy())
     graph = pt.region_graph(net, box)
     assert graph.complete
