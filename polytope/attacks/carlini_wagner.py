@@ -70,8 +70,8 @@ class CarliniWagner(Attack):
         variables = _Variables.around(task)
         estimate = linear_estimate(task)
         lead = self._margins(task, points)
-        # At the solution of an affine network c is twice its squared distance over its lead.
-        c = 2 * estimate**2 / (-lead).clamp(min=torch.finfo(lead.dtype).tiny)
+        # An affine network needs c to be twice its squared distance over its lead: begin above.
+        c = 4 * estimate**2 / (-lead).clamp(min=torch.finfo(lead.dtype).tiny)
         least, most = torch.zeros_like(c), torch.full_like(c, math.inf)
         best, nearest = torch.full_like(points, torch.nan), torch.full_like(c, math.inf)
         for _ in range(self.searches):

@@ -212,7 +212,9 @@ class _Search:
         noise *= spread * generator.uniform(0, 1, (count, 1)) * np.abs(step).max(initial=0.0)
         if spot.p == 1:
             noise *= generator.uniform(0, 1, noise.shape) < np.mean(step != 0)
-        low, high = (side[self.row].expand(count, -1).cpu() for side in self.task.limits())
+        free = torch.full((len(step),), math.inf, dtype=torch.float64)
+        low = -free if spot.box is None else torch.as_tensor(spot.box.low - spot.x)
+        high = free if spot.box is None else torch.as_tensor(spot.box.high - spot.x)
         radius = torch.full((count,), self.best.distance, dtype=torch.float64)
         moved = project(torch.as_tensor(step + noise), radius, low, high, spot.p)
         z = spot.x + moved.numpy()

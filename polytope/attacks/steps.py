@@ -91,7 +91,7 @@ def steepest(gradient: torch.Tensor, p: float, keep: torch.Tensor) -> torch.Tens
     if p == math.inf:
         return gradient.sign()
     if p == 1:
-        order = gradient.abs().argsort(dim=1, descending=True).argsort(dim=1)
+        order = gradient.abs().argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         sparse = torch.where(order < keep[:, None], gradient.sign(), 0.0)
         return sparse / sparse.abs().sum(dim=1, keepdim=True).clamp(min=1)
     largest = gradient.abs().amax(dim=1, keepdim=True)

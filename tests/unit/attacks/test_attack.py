@@ -221,14 +221,14 @@ def test_time_ends_every_attack() -> None:
     X = np.random.default_rng(0).normal(size=(4, 8))
     long = [
         PGD(steps=10**6, rounds=10**6),
-        CarliniWagner(steps=10**6),
+        CarliniWagner(searches=10**6),
         LinearRegion(restarts=10**6, programs=10**9),
     ]
     for attack in long:
         found = attack(net, X, time_limit=1)
         assert found.stopped.all()
         assert found.found.any(), type(attack).__name__
-        assert found.seconds.sum() < 5
+        assert found.seconds.sum() < 4
 
 
 def test_ctrl_c_keeps_the_finished_rows() -> None:
