@@ -119,6 +119,7 @@ class Problem:
             sizes[filled] = np.maximum.reduceat(magnitude.data, self.A.indptr[:-1][filled])
         return Derived(self.A.T, magnitude, magnitude.T, sizes)
 
+    @np.errstate(over="ignore", invalid="ignore")  # an infinite value is no one's optimum
     def objective(self, x: FloatArray) -> float:
         """``c'x + x'Px / 2`` at one point x (n,)."""
         value = float(self.c @ x)
@@ -152,6 +153,7 @@ class Problem:
         )
         return new
 
+    @np.errstate(over="ignore")  # what overflows is infinite to a solver; answers are checked
     def scaled(self, rows: FloatArray, cost: float) -> Self:
         """Return a copy, row i and its bounds times ``rows[i] > 0``, the objective times `cost`.
 
@@ -159,8 +161,6 @@ class Problem:
         """
         new = copy.copy(self)
         new.__dict__.pop("derived", None)
-        with np.errstate(over="ignore"):  # such a bound is infinite to any solver; answers are
-            row_lower, row_upper = self.row_lower * rows, self.row_upper * rows  # checked unscaled
         per_entry = np.repeat(rows, np.diff(self.A.indptr))
         matrix = csr_array(
             (self.A.data * per_entry, self.A.indices, self.A.indptr), shape=self.A.shape
@@ -168,8 +168,8 @@ class Problem:
         for name, value in (
             ("c", self.c * cost),
             ("A", matrix),
-            ("row_lower", row_lower),
-            ("row_upper", row_upper),
+            ("row_lower", self.row_lower * rows),
+            ("row_upper", self.row_upper * rows),
         ):
             object.__setattr__(new, name, value)
         if self.quadratic is not None:

@@ -48,6 +48,7 @@ class Scaling:
         """Return the scales that bring a problem to size one."""
         return cls(row_scales(problem), cost_scale(problem))
 
+    @np.errstate(over="ignore", invalid="ignore")  # infinite multipliers fail the checks
     def undo(self, solution: Solution) -> Solution:
         """Translate back duals, dual bound and Farkas ray."""
         duals, ray = solution.duals, solution.ray

@@ -80,7 +80,10 @@ class CvxpyBackend(Backend):
         if left <= 0:
             return Solution(Status.TIME_LIMIT, Stats("cvxpy", time.perf_counter() - begin))
         options["time_limit"] = left
-        raw = chain.solve_via_data(model, data, solver_opts=options)
+        try:
+            raw = chain.solve_via_data(model, data, solver_opts=options)
+        except ValueError as error:  # data that overflowed on the way
+            return Solution(Status.NUMERICAL, Stats("cvxpy", message=str(error)))
         status = STATUS.get(str(raw.status), Status.UNKNOWN)
         point = duals = None
         if status is Status.OPTIMAL:

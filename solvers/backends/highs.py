@@ -4,7 +4,8 @@ Traps this file knows: the time limit counts from the first run of an instance; 
 of 1e-4 and QPs minimise a regularised objective unless told otherwise; the QP solver may cycle;
 coefficients below 1e-9 are dropped; a failed run leaves the status "not set" and no error; a MIP
 may stall at its root for ever, where another seed, without presolve and restarts, ends in seconds;
-a MIP without integers is solved, but with a dual bound of 0.
+a MIP without integers is solved, but with a dual bound of 0; a lower bound of 1e20 or more is
+refused, and a refused model crashes the process when run.
 """
 
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ class _HighsEngine(Engine):
             highs.setOptionValue(option, value)
         # Ctrl-C needs a second thread: worth it for searches, not for millisecond LPs.
         highs.HandleKeyboardInterrupt = self._integer
-        highs.passModel(_model(problem))
+        self._refused = highs.passModel(_model(problem)) == highspy.HighsStatus.kError
         self._stalled = False
 
     def watch(self, patience: float) -> None:
@@ -170,6 +171,8 @@ class _HighsEngine(Engine):
 
     def run(self, time_limit: float) -> Solution:
         highs = self._highs
+        if self._refused:
+            return Solution(Status.NUMERICAL, Stats("highs", message="HiGHS refuses the model"))
         highs.setOptionValue("time_limit", highs.getRunTime() + time_limit)
         begin = highs.getRunTime()
         highs.solve()

@@ -108,7 +108,11 @@ class ScipBackend(Backend):
             model.addSol(offered)
         left = time_limit - (time.perf_counter() - begin)
         model.setParam("limits/time", min(max(0.0, left), INFINITY))
-        model.optimize()
+        try:
+            model.optimize()
+        except Exception as error:  # all that pyscipopt makes of SCIP's return codes
+            stats = Stats("scip", time.perf_counter() - begin, message=str(error))
+            return Solution(Status.NUMERICAL, stats)
         solution = _answer(model, x, rows, search, time.perf_counter() - begin)
         model.freeProb()
         return solution

@@ -108,6 +108,11 @@ class TestHighs:
             monkeypatch.setattr(session._engine, "run", lambda _: unknown)
             assert session.solve().value == pytest.approx(1.0)
 
+    def test_a_refused_model_is_not_run(self):
+        """Running it, a bound of 1e20 and no curvature, crashed the process."""
+        refused = QuadraticProgram([1.5], [[0]], [[1.9], [1.1]], [0, 1e21], [1, 2e21], 3, 3.1)
+        assert _run(highs.HighsBackend(), refused).status is Status.NUMERICAL
+
     def test_a_status_of_tomorrow_is_no_answer(self, monkeypatch):
         monkeypatch.setattr(highs, "STATUS", {})
         assert _run(highs.HighsBackend(), LP).status is Status.UNKNOWN
@@ -203,6 +208,18 @@ class TestScip:
         found = _run(scip.ScipBackend(), LinearProgram([1], [[1], [-1]], [2, -1], INF))
         assert found.status is Status.INFEASIBLE
         assert np.all(found.ray > 0)
+
+    def test_an_error_of_scip_is_a_status(self, monkeypatch):
+        real = scip.pyscipopt.Model
+
+        class Broken(real):
+            def optimize(self):
+                raise Exception("SCIP: error in LP solver!")
+
+        monkeypatch.setattr(scip.pyscipopt, "Model", Broken)
+        found = _run(scip.ScipBackend(), LP)
+        assert found.status is Status.NUMERICAL
+        assert "error in LP solver" in found.stats.message
 
     def test_infinity_is_not_1e20(self):
         found = _run(scip.ScipBackend(), _market_split(False), 0.0)
