@@ -128,7 +128,8 @@ def layer_bounds(
     allowed : sequence of bool tensor (n, units, pieces), optional
         The pieces that each unit may take; the bounds then hold for inputs that take them.
     known : pair of sequences of tensor (n, size), optional
-        Valid lower and upper bounds (a parent's, say), intersected with the new ones.
+        Valid lower and upper bounds (a parent's, say), intersected with the new ones.  A child
+        needs them to be nowhere worse: its lines differ, so that its own bounds may be.
     method : "crown" or "interval"
     rule : "adaptive" or "parallel"
         Slopes of the lower lines (`relaxation.Rule`).

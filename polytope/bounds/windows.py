@@ -18,6 +18,10 @@ import torch
 
 from polytope.bounds.rounding import above, gamma
 
+#: Lines whose heights differ by less, relative to 1 + height, tie: the first is taken, so that
+#: rounding does not choose.
+TIE = 1e-9
+
 
 @dataclass(frozen=True, eq=False)
 class WindowLines:
@@ -126,11 +130,13 @@ def window_lines(at: Windows) -> WindowLines:
     alone = torch.isinf(floor) & (floor < 0)
     slope, intercept = _chord(low, high, torch.where(alone, low, floor))
     slope, intercept = (torch.where(alone, s, v) for s, v in ((1.0, slope), (0.0, intercept)))
-    heights = torch.where(may, slope * middle.nan_to_num(neginf=0.0) + intercept, torch.inf)
-    heights = heights.nan_to_num(nan=torch.inf)
-    chosen = heights.argmin(dim=2, keepdim=True)
+    intercept = torch.where(may, intercept, torch.inf)
+    heights = (slope * middle.nan_to_num(neginf=0.0) + intercept).nan_to_num(nan=torch.inf)
+    height = heights.amin(dim=2, keepdim=True)
+    tied = heights <= height + TIE * (1 + height.abs())
+    chosen = tied.to(torch.int64).argmax(dim=2, keepdim=True)
     weights = torch.zeros_like(low).scatter(2, chosen, slope.gather(2, chosen))
-    constant, height = intercept.gather(2, chosen).squeeze(2), heights.amin(dim=2)
+    constant, height = intercept.gather(2, chosen).squeeze(2), height.squeeze(2)
 
     base = torch.where(may, at.low, -torch.inf).amax(dim=2, keepdim=True)
     base = torch.where(torch.isinf(base), torch.zeros_like(base), base)
@@ -141,7 +147,9 @@ def window_lines(at: Windows) -> WindowLines:
     size = base.squeeze(2).abs() + rest.abs().sum(dim=2)
     total = above(total + (gamma(low.shape[2] + 4, low.dtype) * size).detach())
     sum_height = (each * middle.nan_to_num(neginf=0.0)).sum(dim=2) + total
-    better = (sum_height.nan_to_num(nan=torch.inf) < height) & (may.sum(dim=2) > 1)
+    sum_height = sum_height.nan_to_num(nan=torch.inf)
+    margin = torch.where(torch.isinf(height), 0.0, TIE * (1 + height.abs()))
+    better = (sum_height < height - margin) & (may.sum(dim=2) > 1)
     return WindowLines(
         lower, torch.where(better[..., None], each, weights), torch.where(better, total, constant)
     )

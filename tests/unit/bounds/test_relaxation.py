@@ -180,3 +180,15 @@ def test_two_candidates_have_their_envelope() -> None:
     line = window_lines(sure)
     assert line.upper_weights.flatten().tolist() == [1, 0]
     assert float(line.upper_intercept) == 0
+
+
+def test_no_line_above_open_candidates() -> None:
+    """A candidate that may not win lends no line where those that may are unbounded."""
+    index = torch.tensor([[0, 1, 2]])
+    low, high = tensor([[0.0, -math.inf, -math.inf]]), tensor([[1.0, math.inf, math.inf]])
+    at = windows(low, high, index, torch.tensor([[[False, True, True]]]))
+    assert float(window_lines(at).upper_intercept) == math.inf
+    at = windows(torch.zeros_like(low), high, index, torch.tensor([[[False, True, True]]]))
+    line = window_lines(at)
+    assert line.upper_weights.flatten().tolist() == [0, 1, 1]
+    assert float(line.upper_intercept) == 0
