@@ -149,7 +149,8 @@ def window_lines(at: Windows) -> WindowLines:
     sum_height = (each * middle.nan_to_num(neginf=0.0)).sum(dim=2) + total
     sum_height = sum_height.nan_to_num(nan=torch.inf)
     margin = torch.where(torch.isinf(height), 0.0, TIE * (1 + height.abs()))
-    better = (sum_height < height - margin) & (may.sum(dim=2) > 1)
+    better = (sum_height < height - margin) | (torch.isinf(constant) & torch.isfinite(total))
+    better = better & (may.sum(dim=2) > 1)
     return WindowLines(
         lower, torch.where(better[..., None], each, weights), torch.where(better, total, constant)
     )
