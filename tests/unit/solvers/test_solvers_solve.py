@@ -31,6 +31,7 @@ from solvers import (
 
 LP = LinearProgram([1, 1], [[1, 2]], 2, lower=0, upper=10)
 STATS = Stats("scripted")
+ONE = np.ones(1)
 
 
 @dataclass
@@ -120,6 +121,88 @@ def test_a_fractional_incumbent_is_dropped():
     assert found.dual_bound == pytest.approx(-2.0, rel=1e-6)
     assert found.dual_bound < -2.0
     assert found.solver_word == ("dual_bound",)
+
+
+KNAPSACK = MixedIntegerProgram([-2, -3], True, [[2, 2]], 0, 5, 0, 9)  # optimum -6 at (0, 2)
+
+
+def test_a_feasible_mip_called_infeasible_is_asked_again_without_presolve():
+    backend = Scripted([Solution(Status.INFEASIBLE, STATS)])
+    found = solve(KNAPSACK, backend)
+    assert (found.status, found.value) == (Status.OPTIMAL, -6.0)
+    assert backend.presolves[:2] == [True, False]
+
+
+def test_infeasible_twice_is_claimed_as_the_solvers_word():
+    found = solve(KNAPSACK, Scripted([Solution(Status.INFEASIBLE, STATS)] * 2))
+    assert found.status is Status.INFEASIBLE
+    assert found.solver_word == ("status", "dual_bound")
+
+
+def test_an_infeasible_relaxation_proves_a_mip_infeasible():
+    backend = Scripted([Solution(Status.INFEASIBLE, STATS)])
+    found = solve(MixedIntegerProgram([0, 0], True, [[1, 1]], 3, lower=0, upper=1), backend)
+    assert found.status is Status.INFEASIBLE
+    assert found.ray is not None
+    assert found.solver_word == ()
+    assert backend.presolves == [True]  # no second run is needed
+
+
+def test_what_two_runs_do_not_agree_on_is_not_claimed():
+    late = Solution(Status.TIME_LIMIT, STATS)
+    found = solve(KNAPSACK, Scripted([Solution(Status.INFEASIBLE, STATS), late]))
+    assert found.status is Status.TIME_LIMIT
+
+
+def test_an_unbounded_relaxation_is_not_an_unbounded_mip():
+    odd = MixedIntegerProgram([-1, 1], True, [[2, 2]], 3, 3)  # no integers sum to 3/2
+    said = Solution(Status.UNBOUNDED, STATS)
+    assert solve(odd, Scripted([said] * 2)).status is Status.INFEASIBLE_OR_UNBOUNDED
+
+
+def test_infeasible_or_unbounded_within_bounds_is_infeasible():
+    said = Solution(Status.INFEASIBLE_OR_UNBOUNDED, STATS)
+    assert solve(KNAPSACK, Scripted([said] * 2)).status is Status.INFEASIBLE
+
+
+def test_optimal_far_above_its_own_bound_is_a_search_cut_short():
+    said = Solution(Status.OPTIMAL, STATS, x=np.array([1.0, 1.0]), dual_bound=-6.0)
+    backend = Scripted([said])
+    assert solve(KNAPSACK, backend).value == -6.0
+    assert backend.presolves[:2] == [True, False]
+    assert solve(KNAPSACK, Scripted([said] * 2)).status is Status.NUMERICAL
+
+
+def test_a_mips_dual_bound_is_lowered_by_its_tolerances():
+    # Costs are halved before a backend hears of them, so it says -3 of the optimum -6.
+    said = Solution(Status.TIME_LIMIT, STATS, x=np.array([0.0, 2.0]), dual_bound=-3.0 + 1e-7)
+    found = solve(KNAPSACK, Scripted([said]))
+    assert -6.0 - 1e-6 < found.dual_bound <= -6.0
+    assert found.solver_word == ("dual_bound",)
+
+
+def test_an_incumbent_is_returned_with_integers():
+    said = Solution(Status.TIME_LIMIT, STATS, x=np.array([1e-8, 2 - 1e-8]), dual_bound=-7.0)
+    assert solve(KNAPSACK, Scripted([said])).x.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("solution", "word"),
+    [
+        (Solution(Status.OPTIMAL, STATS, dual_bound=1.0), ("status", "dual_bound")),
+        (Solution(Status.OPTIMAL, STATS), ("status",)),
+        (Solution(Status.OPTIMAL, STATS, dual_bound=1.0, duals=Duals(ONE, ONE)), ()),
+        (Solution(Status.INFEASIBLE, STATS, dual_bound=np.inf), ("status", "dual_bound")),
+        (Solution(Status.INFEASIBLE, STATS, dual_bound=np.inf, ray=ONE), ()),
+        (Solution(Status.UNBOUNDED, STATS), ("status",)),
+        (Solution(Status.UNBOUNDED, STATS, ray=ONE), ()),
+        (Solution(Status.INFEASIBLE_OR_UNBOUNDED, STATS), ("status",)),
+        (Solution(Status.TIME_LIMIT, STATS, dual_bound=1.0), ("dual_bound",)),
+        (Solution(Status.TIME_LIMIT, STATS), ()),
+    ],
+)
+def test_what_rests_on_the_solvers_word(solution, word):
+    assert solution.solver_word == word
 
 
 @pytest.mark.parametrize(
