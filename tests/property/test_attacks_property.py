@@ -41,7 +41,7 @@ def cells(net: Network, box: tuple[float, float]) -> list[Cell]:
     p=st.sampled_from([1.0, 2.0, math.inf]),
     targeted=st.booleans(),
 )
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_witnesses_are_proved_and_never_below_the_optimum(
     seed: int, d: int, widths: tuple[int, ...], p: float, targeted: bool
 ) -> None:
@@ -74,9 +74,9 @@ def test_witnesses_are_proved_and_never_below_the_optimum(
 
 
 def test_small_networks_are_mostly_solved() -> None:
-    """The linear-region attack is at the optimum on most of forty random networks."""
+    """The linear-region attack is at the optimum on nearly all of 24 random networks."""
     solved, reachable = 0, 0
-    for seed in range(40):
+    for seed in range(24):
         p = (1.0, 2.0, math.inf)[seed % 3]
         net = dense(2, 8, 3, seed=seed)
         x = np.random.default_rng(seed).uniform(-1, 1, (1, 2))
@@ -86,5 +86,5 @@ def test_small_networks_are_mostly_solved() -> None:
             reachable += 1
             found = LinearRegion()(net, x, y, p, BOX)
             solved += bool(found.distance[0] <= optimum * (1 + ORACLE) + ORACLE)
-    assert reachable >= 20
+    assert reachable >= 12
     assert solved >= 0.95 * reachable
