@@ -132,8 +132,8 @@ def _affine_bounds(
     low_ends, high_ends = lows, highs
     if endless:
         low_ends, high_ends = [_finite(v) for v in lows], [_finite(v) for v in highs]
-    low = torch.as_tensor(_sums(plus, low_ends) - _sums(minus, high_ends))
-    high = torch.as_tensor(_sums(plus, high_ends) - _sums(minus, low_ends))
+    low = _sums(plus, low_ends) - _sums(minus, high_ends)
+    high = _sums(plus, high_ends) - _sums(minus, low_ends)
     carried = _absolute_sums(node, [_finite(s) for s in sizes] if endless else sizes, c)
     total = carried
     if constant is not None:
@@ -151,9 +151,10 @@ def _affine_bounds(
     if endless:
         down, up = ([torch.isinf(v).to(v.dtype) for v in side] for side in (lows, highs))
         signs = [part and (part[0], _signs(*part)) for part in (plus, minus)]
-        falls = torch.as_tensor(_sums(signs[0], down) + _sums(signs[1], up)) > 0
-        rises = torch.as_tensor(_sums(signs[0], up) + _sums(signs[1], down)) > 0
+        falls = _sums(signs[0], down) + _sums(signs[1], up) > 0
+        rises = _sums(signs[0], up) + _sums(signs[1], down) > 0
         low, high = torch.where(falls, -torch.inf, low), torch.where(rises, torch.inf, high)
+    low, high = (v.expand(len(sizes[0]), *node.shape) for v in (low, high))
     low = torch.where(torch.isnan(low), -torch.inf, low)
     return low, torch.where(torch.isnan(high), torch.inf, high)
 
@@ -167,10 +168,10 @@ def _absolute_sums(node: Node, sizes: list[torch.Tensor], c: Constants) -> torch
     part = _part(node, c, 0)
     endless = [torch.isinf(s) for s in sizes]
     if not any(bool(e.any()) for e in endless):
-        return torch.as_tensor(_sums(part, sizes)).expand(len(sizes[0]), *node.shape)
-    finite = torch.as_tensor(_sums(part, [_finite(s) for s in sizes]))
+        return _sums(part, sizes).expand(len(sizes[0]), *node.shape)
+    finite = _sums(part, [_finite(s) for s in sizes])
     flags = [e.to(s.dtype) for e, s in zip(endless, sizes, strict=True)]
-    reached = torch.as_tensor(_sums(part and (part[0], _signs(*part)), flags)) > 0
+    reached = _sums(part and (part[0], _signs(*part)), flags) > 0
     return torch.where(reached, torch.inf, finite).expand(len(sizes[0]), *node.shape)
 
 
@@ -191,9 +192,11 @@ def _part(node: Node, c: Constants, sign: int) -> Part | None:
     return node, {**c, key: weight}
 
 
-def _sums(part: Part | None, values: list[torch.Tensor]) -> torch.Tensor | float:
-    """The linear part of an operation; 0 for None."""
-    return 0.0 if part is None else apply(part[0], values, part[1], bias=False)
+def _sums(part: Part | None, values: list[torch.Tensor]) -> torch.Tensor:
+    """The linear part of an operation; a scalar 0 for None."""
+    if part is None:
+        return values[0].new_zeros(())
+    return apply(part[0], values, part[1], bias=False)
 
 
 def _signs(node: Node, c: Constants) -> Constants:

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polytope.bounds.crown import FunctionBounds, crown
@@ -20,13 +20,12 @@ from polytope.network.ir import Graph
 from tests.oracle.random_graphs import KINDS, VARIANTS, random_graph, random_point
 from tests.oracle.rational import affine_exact, pieces_exact, run_exact
 
+RADII = (0.0, 1e-12, 0.1, 3.0)
+
 
 def tensor(values: object) -> torch.Tensor:
     """In float64."""
     return torch.tensor(values, dtype=torch.float64)
-
-
-RADII = (0.0, 1e-12, 0.1, 3.0)
 
 
 def fractions(x: np.ndarray | torch.Tensor) -> list[Fraction]:
@@ -137,6 +136,7 @@ def test_bounds_hold_exactly(kind: str, variant: str) -> None:
                 check(net.graph, L, F, C, z, sample)
 
 
+@settings(max_examples=25)
 @given(
     st.sampled_from(KINDS), st.sampled_from(VARIANTS), st.integers(0, 10_000),
     st.sampled_from([1, 2, math.inf]), st.booleans(),

@@ -16,7 +16,8 @@ from polytope.bounds.layers import LayerBounds, allowed_pieces, layer_bounds
 from polytope.bounds.linear_nodes import pull
 from polytope.bounds.slopes import optimised_bounds
 from polytope.errors import InputError, SmoothActivation
-from polytope.network.engine import apply
+from polytope.network.build import GraphBuilder
+from polytope.network.engine import Engine, apply
 from polytope.network.ir import Input, Max, Piecewise
 from tests.nets import FEW, NAMES, compiled, dense
 from tests.zoo import SMOOTH_ZOO
@@ -254,3 +255,14 @@ def test_bad_input() -> None:
     smooth = pt.compile(SMOOTH_ZOO[0][1](), SMOOTH_ZOO[0][2])
     with pytest.raises(SmoothActivation, match="sigmoid"):
         layer_bounds(smooth, balls(smooth, 2, False))
+
+
+def test_sums_of_no_and_negative_parts() -> None:
+    """Coefficients 0 and negative ones only."""
+    build = GraphBuilder()
+    x = build.relu(build.input((2,)))
+    out = build.concat([build.sum([x, x], [0, 0]), build.sum([x, x], [-1, -2])], 0)
+    net = Engine(build.finish(out))
+    X = InputSet.from_box(tensor([[-1.0, 0.5]]), tensor([[1.0, 2.0]]))
+    F = crown(net, X, torch.eye(4, dtype=torch.float64))[1]
+    torch.testing.assert_close(F.lower, tensor([[0.0, 0.0, -3.0, -6.0]]), atol=1e-12, rtol=0)
