@@ -20,9 +20,12 @@ from polytope.sets import Box
 from solvers.norms import dual_exponent
 from solvers.problem import LinearProgram, QuadraticProgram
 from solvers.projection import project_to_hyperplane
+from solvers.registry import available
 from solvers.solution import Solution, Status
 from solvers.solve import solve
 
+#: Coordinates up to which a dense active-set method (daqp, if installed) takes the QPs.
+DENSE = 1024
 #: Seconds for one LP or QP; without an answer the bound known before stays.
 TIME_LIMIT = 10.0
 
@@ -116,7 +119,10 @@ def cell_distance(
     slack = (cell.b - cell.A @ x) / scale
     low = np.full(len(x), -np.inf) if box is None else box.low - x
     high = np.full(len(x), np.inf) if box is None else box.high - x
-    solution = solve(_nearest(A, slack, low, high, search), time_limit=TIME_LIMIT)
+    quadratic = search == 2 and len(x) <= DENSE and "daqp" in available()
+    solution = solve(
+        _nearest(A, slack, low, high, search), "daqp" if quadratic else None, time_limit=TIME_LIMIT
+    )
     multipliers = _multipliers(solution, len(A))
     if multipliers is None:
         return CellDistance(0.0, None)
