@@ -123,7 +123,7 @@ def window_lines(at: Windows) -> WindowLines:
     may = at.pieces
     low, high = (torch.where(may, v, torch.zeros_like(v)) for v in (at.low, at.high))
     middle = torch.where(may, low / 2 + high / 2, -torch.inf)
-    best = middle.argmax(dim=2, keepdim=True)
+    best = middle.nan_to_num(nan=-torch.inf).argmax(dim=2, keepdim=True)
     lower = torch.zeros_like(low).scatter(2, best, 1.0)
 
     floor = _largest_other(torch.where(may, high, -torch.inf))
@@ -131,7 +131,9 @@ def window_lines(at: Windows) -> WindowLines:
     slope, intercept = _chord(low, high, torch.where(alone, low, floor))
     slope, intercept = (torch.where(alone, s, v) for s, v in ((1.0, slope), (0.0, intercept)))
     intercept = torch.where(may, intercept, torch.inf)
-    heights = (slope * middle.nan_to_num(neginf=0.0) + intercept).nan_to_num(nan=torch.inf)
+    ends = torch.where(torch.isinf(low), high, low)
+    middle = torch.where(torch.isfinite(middle), middle, torch.where(torch.isinf(ends), 0.0, ends))
+    heights = slope * middle + intercept
     height = heights.amin(dim=2, keepdim=True)
     tied = heights <= height + TIE * (1 + height.abs())
     chosen = tied.to(torch.int64).argmax(dim=2, keepdim=True)
@@ -146,8 +148,7 @@ def window_lines(at: Windows) -> WindowLines:
     total = base.squeeze(2) + rest.sum(dim=2)
     size = base.squeeze(2).abs() + rest.abs().sum(dim=2)
     total = above(total + (gamma(low.shape[2] + 4, low.dtype) * size).detach())
-    sum_height = (each * middle.nan_to_num(neginf=0.0)).sum(dim=2) + total
-    sum_height = sum_height.nan_to_num(nan=torch.inf)
+    sum_height = (each * middle).sum(dim=2) + total
     margin = torch.where(torch.isinf(height), 0.0, TIE * (1 + height.abs()))
     better = (sum_height < height - margin) | (torch.isinf(constant) & torch.isfinite(total))
     better = better & (may.sum(dim=2) > 1)
@@ -172,7 +173,7 @@ def _chord(
     ends = [torch.maximum(end, floor) for end in (low, high)]
     width = high - low
     plain = torch.isfinite(width) & (width > 0)
-    rise = torch.where(plain, ends[1] - ends[0], torch.zeros_like(width))
+    rise = torch.where(plain & torch.isfinite(floor), ends[1] - ends[0], torch.zeros_like(width))
     slope = (rise / torch.where(plain, width, torch.ones_like(width))).clamp(0, 1)
     slope = torch.where(torch.isinf(high), torch.ones_like(slope), slope)
     limits = torch.finfo(low.dtype)

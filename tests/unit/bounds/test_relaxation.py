@@ -188,6 +188,11 @@ def test_no_line_above_open_candidates() -> None:
     low, high = tensor([[0.0, -math.inf, -math.inf]]), tensor([[1.0, math.inf, math.inf]])
     at = windows(low, high, index, torch.tensor([[[False, True, True]]]))
     assert float(window_lines(at).upper_intercept) == math.inf
+    line = window_lines(
+        windows(tensor([[-1.0, -1.0]]), tensor([[0.0, math.inf]]), index[:, :2], None)
+    )
+    assert line.upper_weights.flatten().tolist() == [0, 1]
+    assert float(line.upper_intercept) == 1
     at = windows(torch.zeros_like(low), high, index, torch.tensor([[[False, True, True]]]))
     line = window_lines(at)
     assert line.upper_weights.flatten().tolist() == [0, 1, 1]
