@@ -186,14 +186,13 @@ def test_no_line_above_open_candidates() -> None:
     """A candidate that may not win lends no line where those that may are unbounded."""
     index = torch.tensor([[0, 1, 2]])
     low, high = tensor([[0.0, -math.inf, -math.inf]]), tensor([[1.0, math.inf, math.inf]])
-    at = windows(low, high, index, torch.tensor([[[False, True, True]]]))
+    allowed = torch.tensor([[[False, True, True]]])
+    at = windows(low, high, index, allowed)
     assert float(window_lines(at).upper_intercept) == math.inf
-    line = window_lines(
-        windows(tensor([[-1.0, -1.0]]), tensor([[0.0, math.inf]]), index[:, :2], None)
-    )
-    assert line.upper_weights.flatten().tolist() == [0, 1]
+    ends = tensor([[-1.0, -1.0]]), tensor([[0.0, math.inf]])
+    line = window_lines(windows(*ends, index[:, :2], None))
+    assert line.upper_weights.flatten().tolist() == [1, 1]
     assert float(line.upper_intercept) == 1
-    at = windows(torch.zeros_like(low), high, index, torch.tensor([[[False, True, True]]]))
-    line = window_lines(at)
+    line = window_lines(windows(torch.zeros_like(low), high, index, allowed))
     assert line.upper_weights.flatten().tolist() == [0, 1, 1]
     assert float(line.upper_intercept) == 0
