@@ -9,9 +9,10 @@ witness and the least bound of what is open are the interval at any time.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +27,9 @@ from polytope.sets import Box
 
 #: Nodes that are bounded together.
 BATCH = 64
+#: Units that a node is branched on at once while few nodes wait: bounding a batch of one costs
+#: nearly as much as one of many.
+DEPTH = 4
 #: Candidates whose target is no farther below the label than this, relative to it, are tried.
 NEAR = 1e-7
 #: Rows of a region are tightened by this much of their size to find a witness inside of it.
@@ -34,12 +38,16 @@ INSIDE = 1e-11
 
 @dataclass(order=True)
 class Node:
-    """A part of the input set: nothing adversarial in it is nearer than `lower`."""
+    """A part of the input set: nothing adversarial in it is nearer than `lower`.
+
+    `known` (2, values) are its parent's bounds of what the layers read, which hold in it too.
+    """
 
     lower: float
     number: int
     target: int = field(compare=False)
     fixed: np.ndarray = field(compare=False)
+    known: np.ndarray = field(compare=False)
 
 
 @dataclass
@@ -67,6 +75,7 @@ class Tree:
     nodes: int = 0
     programs: int = 0
     count: int = 0
+    ends: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
 
     @property
     def lower(self) -> float:
@@ -81,8 +90,12 @@ class Tree:
 
     def start(self, targets: list[int]) -> None:
         """One node for each target."""
+        nodes = self.net.graph.nodes
+        sizes = [nodes[nodes[layer.node].inputs[0]].size for layer in self.net.layers]
+        self.ends = np.cumsum([0, *sizes])
+        nothing = np.stack([np.full(self.ends[-1], -np.inf), np.full(self.ends[-1], np.inf)])
         for target in targets:
-            self._push(0.0, target, np.full(self.net.units, -1, dtype=np.int16))
+            self._push(0.0, target, np.full(self.net.units, -1, dtype=np.int16), nothing)
 
     def run(self, deadline: float) -> bool:
         """Go on until the interval is closed (True) or time is up."""
@@ -95,8 +108,8 @@ class Tree:
             self._expand(batch)
         return True
 
-    def _push(self, lower: float, target: int, fixed: np.ndarray) -> None:
-        heapq.heappush(self.heap, Node(lower, self.count, target, fixed))
+    def _push(self, lower: float, target: int, fixed: np.ndarray, known: np.ndarray) -> None:
+        heapq.heappush(self.heap, Node(lower, self.count, target, fixed, known))
         self.count += 1
 
     def _expand(self, batch: list[Node]) -> None:
@@ -107,12 +120,15 @@ class Tree:
         lead[rows, self.label] += 1.0
         lead[rows, torch.tensor([node.target for node in batch])] -= 1.0
         radius = self.radius
-        judged = judge(self.net, self._inputs(len(batch), radius), fixed, lead, None)
+        given = torch.as_tensor(np.stack([node.known for node in batch]))
+        parts = [slice(a, b) for a, b in itertools.pairwise(self.ends.tolist())]
+        known = [given[:, 0, part] for part in parts], [given[:, 1, part] for part in parts]
+        judged = judge(self.net, self._inputs(len(batch), radius), fixed, lead, known)
         self.nodes += len(batch)
         alive = np.flatnonzero(judged.alive)
         if not len(alive):
             return
-        cells, choices = polyhedra(self.net, judged, fixed), branches(self.net, judged)
+        cells, choices = polyhedra(self.net, judged, fixed), branches(self.net, judged, DEPTH)
         steps, open_ = [], []
         for i in alive.tolist():
             normal, offset = cells.of(i)
@@ -121,20 +137,25 @@ class Tree:
             lower = max(found.lower, batch[i].lower)
             if found.step is not None:
                 steps.append((found.step, batch[i].target))
-            if choices[i][0] < 0 and lower < radius:
+            if not choices[i] and lower < radius:
                 lower = max(lower, self._leaf(normal, offset, batch[i].target, steps))
             if lower < radius:
                 open_.append((i, lower))
         self._try(steps)
+        tighter = np.stack(
+            [torch.cat(side, dim=1).numpy() for side in (judged.bounds.lower, judged.bounds.upper)],
+            axis=1,
+        )
+        room = BATCH // max(1, len(open_))
         for i, lower in open_:
-            unit, pieces = choices[i]
-            if unit < 0:
+            if not choices[i]:
                 self.closed = min(self.closed, lower)
                 continue
-            for piece in pieces:
+            for pieces in _children(choices[i], room):
                 child = batch[i].fixed.copy()
-                child[unit] = piece
-                self._push(lower, batch[i].target, child)
+                for unit, piece in pieces:
+                    child[unit] = piece
+                self._push(lower, batch[i].target, child, tighter[i])
 
     def _leaf(
         self, normal: np.ndarray, offset: np.ndarray, target: int,
@@ -175,3 +196,17 @@ class Tree:
             near = NEAR * (1.0 + abs(logits[i, self.label]))
             if logits[i, target] >= logits[i, self.label] - near and size[i] < self.upper:
                 self.upper = min(self.upper, self.improve(points[i], target))
+
+
+def _children(
+    choices: list[tuple[int, list[int]]], room: int
+) -> Iterator[tuple[tuple[int, int], ...]]:
+    """All pieces of the first unit, and of as many further ones as there is room for."""
+    count, used = 1, 0
+    for _, pieces in choices:
+        if used and count * len(pieces) > room:
+            break
+        count, used = count * len(pieces), used + 1
+    return itertools.product(
+        *([(unit, piece) for piece in pieces] for unit, pieces in choices[:used])
+    )

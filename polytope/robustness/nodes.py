@@ -169,10 +169,10 @@ def _winner_rows(net: Engine, number: int, fixed: np.ndarray) -> tuple[np.ndarra
     return coefficients, limits
 
 
-def branches(net: Engine, judged: Judged) -> list[tuple[int, list[int]]]:
-    """The unit to branch on in each node, and its pieces; (-1, []) where none is open.
+def branches(net: Engine, judged: Judged, most: int) -> list[list[tuple[int, list[int]]]]:
+    """Open units to branch on in each node, the best first, with their pieces (`most` at most).
 
-    The unit whose relaxation costs the target's bound most: the gap between its lines in the
+    First the unit whose relaxation costs the target's bound most: the gap between its lines in the
     middle of its interval, times what the bound weighs it with (BaBSR's intercept score: Bunel et
     al., Branch and bound for piecewise linear neural network verification, JMLR 2020).
     """
@@ -191,14 +191,14 @@ def branches(net: Engine, judged: Judged) -> list[tuple[int, list[int]]]:
         scores.append(weight * gap.clamp(min=0) + 1e-12 * gap.clamp(min=0, max=1.0))
     score = torch.cat(scores, dim=1).nan_to_num(nan=0.0, posinf=1e300)
     table = torch.where(bounds.undecided, score, -1.0).cpu().numpy()
-    result: list[tuple[int, list[int]]] = []
+    result: list[list[tuple[int, list[int]]]] = []
     for i, own in enumerate(table):
-        unit = int(own.argmax())
-        if own[unit] < 0:
-            result.append((-1, []))
-            continue
-        number = next(k for k, layer in enumerate(net.layers) if unit < layer.unit_slice.stop)
-        local = unit - net.layers[number].first_unit
-        pieces = bounds.pieces[number][i, local].nonzero().flatten().tolist()
-        result.append((unit, pieces))
+        chosen: list[tuple[int, list[int]]] = []
+        for unit in np.argsort(-own, kind="stable")[:most].tolist():
+            if own[unit] < 0:
+                break
+            number = next(k for k, layer in enumerate(net.layers) if unit < layer.unit_slice.stop)
+            local = unit - net.layers[number].first_unit
+            chosen.append((unit, bounds.pieces[number][i, local].nonzero().flatten().tolist()))
+        result.append(chosen)
     return result
