@@ -13,8 +13,7 @@ import torch
 from polytope.errors import InputError
 from polytope.inputs import as_batch, as_norm
 from polytope.jacobians import layer_gradients
-from polytope.network.engine import Engine, LayerState
-from polytope.network.ir import Layer, Max
+from polytope.network.engine import Engine
 from polytope.network.rounding import rounding_bounds
 from polytope.pattern import ActivationPattern
 from polytope.regions.behind import patterns_behind
@@ -22,7 +21,7 @@ from polytope.regions.domain import Domain, as_domain
 from polytope.regions.facets import Facets, facets_of
 from polytope.regions.section import Section
 from polytope.regions.volumes import Volume, vertices_of, volume_of
-from polytope.rows import NEGLIGIBLE, given_pieces, layer_rows
+from polytope.rows import NEGLIGIBLE, given_pieces, oriented_part
 from polytope.sets import Ball, Box, BoxLike, HPolytope, as_box
 from polytope.slices import Slice
 from polytope.units import RowUnits
@@ -391,7 +390,7 @@ def region_at(net: Engine, x: object, pattern: ActivationPattern | None = None) 
         at_zero = list(net.sweep(torch.zeros_like(points), None, frozen))
         bounds = rounding_bounds(net, torch.zeros_like(points), pieces)
         parts = [
-            _layer_part(net, number, state, zero, bound.value, bound.gradient)
+            oriented_part(net, number, state, zero, bound.value, bound.gradient)
             for number, (state, zero, bound) in enumerate(
                 zip(at_point[:-1], at_zero[:-1], bounds[:-1], strict=True)
             )
@@ -416,53 +415,3 @@ def region_at(net: Engine, x: object, pattern: ActivationPattern | None = None) 
         value_error=bounds[-1].value[0].cpu().numpy(),
         point=points.flatten().cpu().numpy(),
     )
-
-
-def _layer_part(
-    net: Engine,
-    number: int,
-    state: LayerState,
-    zero: LayerState,
-    value_error: torch.Tensor,
-    gradient_error: torch.Tensor,
-) -> list[np.ndarray]:
-    """One layer's rows of A, b, their errors, and unit, slot and pieces of each."""
-    layer, pieces, gradients = state.layer, state.pieces, state.gradients
-    assert layer is not None
-    assert pieces is not None
-    assert gradients is not None
-    c = net.constants(state.values.dtype, state.values.device)
-    residual, active = layer_rows(net, zero, c)
-    rows = active[0].nonzero().flatten()
-    unit, slot = rows // layer.slots, rows % layer.slots
-    piece = pieces.flatten()[unit]
-    normals, place, beyond = _oriented(net, layer, gradients[0], unit, slot, piece)
-    errors = [
-        sum((error[0][where] for where in place), torch.zeros_like(residual[0][rows]))
-        for error in (gradient_error, value_error)
-    ]
-    offset = -residual[0][rows]
-    rounding = torch.finfo(offset.dtype).eps * offset.abs()
-    arrays = [normals, offset, errors[0], errors[1] + rounding]
-    arrays += [torch.full_like(unit, number), unit, slot, piece, beyond]
-    return [array.cpu().numpy() for array in arrays]
-
-
-def _oriented(
-    net: Engine,
-    layer: Layer,
-    gradients: torch.Tensor,
-    unit: torch.Tensor,
-    slot: torch.Tensor,
-    piece: torch.Tensor,
-) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
-    """Normals (rows, d) pointing outward, the pre-activations they come from, pieces beyond."""
-    op = net.graph.nodes[layer.node].op
-    if isinstance(op, Max):
-        index = net.constants(gradients.dtype, gradients.device)[op.index]
-        competitor, winner = index[unit, slot], index[unit, piece]
-        normals = gradients[:, competitor] - gradients[:, winner]
-        return normals.T.contiguous(), [competitor, winner], slot
-    sign = torch.where(piece <= slot, 1.0, -1.0).to(gradients.dtype)
-    beyond = torch.where(piece <= slot, slot + 1, slot)
-    return (gradients[:, unit] * sign).T.contiguous(), [unit], beyond

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from polytope.errors import InputError
@@ -302,3 +303,53 @@ def unit_of_row(net: Engine, row: int) -> tuple[Layer, int, int]:
             local = row - place.start
             return layer, local // layer.slots, local % layer.slots
     raise InputError(f"row {row} is not one of the network's {net.rows} rows")
+
+
+def oriented_part(
+    net: Engine,
+    number: int,
+    state: LayerState,
+    zero: LayerState,
+    value_error: torch.Tensor,
+    gradient_error: torch.Tensor,
+) -> list[np.ndarray]:
+    """One layer's rows of a region's A and b, their errors, and unit, slot and pieces of each."""
+    layer, pieces, gradients = state.layer, state.pieces, state.gradients
+    assert layer is not None
+    assert pieces is not None
+    assert gradients is not None
+    c = net.constants(state.values.dtype, state.values.device)
+    residual, active = layer_rows(net, zero, c)
+    rows = active[0].nonzero().flatten()
+    unit, slot = rows // layer.slots, rows % layer.slots
+    piece = pieces.flatten()[unit]
+    normals, place, beyond = _oriented(net, layer, gradients[0], unit, slot, piece)
+    errors = [
+        sum((error[0][where] for where in place), torch.zeros_like(residual[0][rows]))
+        for error in (gradient_error, value_error)
+    ]
+    offset = -residual[0][rows]
+    rounding = torch.finfo(offset.dtype).eps * offset.abs()
+    arrays = [normals, offset, errors[0], errors[1] + rounding]
+    arrays += [torch.full_like(unit, number), unit, slot, piece, beyond]
+    return [array.cpu().numpy() for array in arrays]
+
+
+def _oriented(
+    net: Engine,
+    layer: Layer,
+    gradients: torch.Tensor,
+    unit: torch.Tensor,
+    slot: torch.Tensor,
+    piece: torch.Tensor,
+) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+    """Normals (rows, d) pointing outward, the pre-activations they come from, pieces beyond."""
+    op = net.graph.nodes[layer.node].op
+    if isinstance(op, Max):
+        index = net.constants(gradients.dtype, gradients.device)[op.index]
+        competitor, winner = index[unit, slot], index[unit, piece]
+        normals = gradients[:, competitor] - gradients[:, winner]
+        return normals.T.contiguous(), [competitor, winner], slot
+    sign = torch.where(piece <= slot, 1.0, -1.0).to(gradients.dtype)
+    beyond = torch.where(piece <= slot, slot + 1, slot)
+    return (gradients[:, unit] * sign).T.contiguous(), [unit], beyond

@@ -54,6 +54,8 @@ def complex_of(whole: Part, net: Engine, domain: Domain, complete: bool, verdict
     """
     # A pattern met in several start cells is one region.
     keys, first, number = np.unique(whole.keys, return_index=True, return_inverse=True)
+    if (whole.pieces != whole.pieces[first[number]]).any():
+        raise RuntimeError("two patterns have one 64-bit key; please report the network")
     order = np.argsort(first, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
