@@ -1,0 +1,155 @@
+"""The interval that is proved for one point while engines work on it.
+
+Engines raise its lower end by what they have proved and offer candidates for its upper end; a
+candidate counts once it is adversarial in exact arithmetic.  So whatever stops an engine, and
+wherever, the interval holds.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from polytope.attacks.polish import polished
+from polytope.attacks.spot import Polished
+from polytope.robustness.query import Query
+from polytope.robustness.witness import exact_witnesses, lp_norm
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback is told.
+
+    Attributes
+    ----------
+    row : int
+        The point's row in its batch.
+    lower, upper : float
+        The interval so far.
+    seconds : float
+        Since the point's search began.
+    engine : str
+        What works on it.
+    """
+
+    row: int
+    lower: float
+    upper: float
+    seconds: float
+    engine: str
+
+
+@dataclass(eq=False)
+class Interval:
+    """What is known about one query.
+
+    Attributes
+    ----------
+    query : Query
+    deadline : float
+        Of `time.perf_counter`.
+    report : callable, optional
+        Called with the interval whenever it has become smaller.
+    lower : float
+        Proved: no point of the box nearer than this changes the decision. Never decreases.
+    upper : float
+        Distance of `witness`, rounded up. Never increases.
+    witness : float64 (d,) or None
+        In the box and adversarial in exact arithmetic.
+    held : int
+        Bytes that the engine at work holds; it stops beyond the query's `memory`.
+    begun : float
+    trace : list of (seconds, lower, upper)
+        Each change.
+    """
+
+    query: Query
+    deadline: float
+    report: Callable[[Interval], None] | None = None
+    lower: float = 0.0
+    upper: float = math.inf
+    witness: np.ndarray | None = None
+    held: int = 0
+    begun: float = field(default_factory=time.perf_counter)
+    trace: list[tuple[float, float, float]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Time since the search began."""
+        return time.perf_counter() - self.begun
+
+    @property
+    def reach(self) -> float:
+        """How far there is anything left to prove: the witness's distance, or the radius."""
+        return self.upper if self.query.radius is None else min(self.upper, self.query.radius)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the ends meet within the query's tolerance, or both are infinite."""
+        if math.isinf(self.upper):
+            return math.isinf(self.lower)
+        return self.upper - self.lower <= self.query.tol * self.upper
+
+    @property
+    def settled(self) -> bool:
+        """Whether the question is answered."""
+        radius = self.query.radius
+        return self.exact or (
+            radius is not None and (self.upper <= radius or self.lower >= radius)
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether the engine holds more memory than it may."""
+        return self.held > self.query.memory
+
+    @property
+    def stopped(self) -> bool:
+        """Whether an engine has to stop: settled, out of time, or out of memory."""
+        return self.settled or self.full or time.perf_counter() >= self.deadline
+
+    def prove(self, lower: float) -> None:
+        """Nothing adversarial is nearer than `lower`, says a proof."""
+        lower = min(lower, self.upper)
+        if lower > self.lower:
+            self.lower = lower
+            self._changed()
+
+    def offer(self, point: np.ndarray, polish: bool = True) -> bool:
+        """A candidate (d,), perhaps adversarial, perhaps a little outside of the box.
+
+        It is pushed outward until it is adversarial in exact arithmetic, moved to the nearest
+        point of its linear region, and taken if it is nearer than the witness.
+        """
+        query = self.query
+        if query.box is not None:
+            point = np.clip(point, query.box.low, query.box.high)
+        targets = None if query.target is None else np.array([query.target])
+        distance, witness = exact_witnesses(
+            query.net, query.x[None], (point - query.x)[None], np.array([query.label]),
+            query.box, query.p, targets=targets,
+        )  # fmt: skip
+        if not math.isfinite(distance[0]):
+            return False
+        best = Polished(float(distance[0]), witness[0], 0)
+        if polish:
+            best = polished(best, query.spot)
+        return self.take(best.distance, best.witness)
+
+    def take(self, distance: float, witness: np.ndarray) -> bool:
+        """A witness that is proved already."""
+        if not distance < self.upper:
+            return False
+        assert distance >= lp_norm((witness - self.query.x)[None], self.query.p)[0] * (1 - 1e-12)
+        self.upper, self.witness = distance, witness
+        self._changed()
+        return True
+
+    def _changed(self) -> None:
+        self.trace.append((self.seconds, self.lower, self.upper))
+        if self.report is not None:
+            self.report(self)
