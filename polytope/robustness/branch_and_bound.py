@@ -1,9 +1,13 @@
 """The exact distance to the nearest adversarial point, by branch and bound over units' pieces.
 
 Nodes wait in the order of their proved lower bounds.  A batch of them is bounded by CROWN over
-the ball of the radius found so far (`polytope.robustness.nodes`), what is left by one small
-program each (`node_programs`), and what is still open is branched on a unit's pieces.  The best
-witness and the least bound of what is open are the interval at any time.
+the ball of a radius, what is left by one small program each (`node_programs`), and what is still
+open is branched on a unit's pieces.  A node that is refuted within the radius waits on, with the
+radius as its bound, unless nothing farther counts.
+
+The radius is that of the best witness, while the nodes become few.  Where they do not, it is
+drawn nearer to the bound proved so far, so that this one grows whatever the witness is worth, and
+widened again once all nodes are refuted within it.
 """
 
 from __future__ import annotations
@@ -12,190 +16,273 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from polytope.bounds.inputs import InputSet
-from polytope.model import Network
 from polytope.robustness.cell import Cell, cell_distance
-from polytope.robustness.node_programs import nearest
-from polytope.robustness.nodes import branches, judge, polyhedra
+from polytope.robustness.interval import Interval
+from polytope.robustness.node import Judged, Node, NodeBounds
+from polytope.robustness.node_programs import NodePrograms
+from polytope.robustness.query import Query
+from polytope.robustness.witness import lp_norm
 from polytope.sets import Box
 
-#: Nodes that are bounded together.
-BATCH = 64
-#: Units that a node is branched on at once while few nodes wait: bounding a batch of one costs
-#: nearly as much as one of many.
-DEPTH = 4
 #: Candidates whose target is no farther below the label than this, relative to it, are tried.
 NEAR = 1e-7
 #: Rows of a region are tightened by this much of their size to find a witness inside of it.
 INSIDE = 1e-11
+#: A radius is given up when so much time has passed, in seconds or as a part of all time spent,
+#: without the bound of all nodes reaching it.
+PATIENCE, SHARE = 2.0, 0.5
+#: Part of the way from the bound to the radius that a radius given up is drawn back to.
+NEARER = 0.5
+#: A radius is widened by so many times what it proved.
+WIDER = 1.0
 
 
-@dataclass(order=True)
-class Node:
-    """A part of the input set: nothing adversarial in it is nearer than `lower`.
-
-    `known` (2, values) are its parent's bounds of what the layers read, which hold in it too.
-    """
-
-    lower: float
-    number: int
-    target: int = field(compare=False)
-    fixed: np.ndarray = field(compare=False)
-    known: np.ndarray = field(compare=False)
-
-
-@dataclass
-class Tree:
-    """The state of one point's search.
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A node that needed no branching: nothing adversarial in it is nearer than `lower`.
 
     Attributes
     ----------
-    lower, upper : float
-        The interval reached.
-    nodes, programs : int
-        Nodes bounded, and programs solved.
+    target : int
+    fixed : int16 (units,)
+        The piece that each unit takes; -1 for open ones.
+    lower : float
+    within : float
+        The radius that its bounds were taken within.
+    multipliers : float64 (rows,) or None
+        Of the node's rows; None if the bounds alone refuted it.
     """
 
-    net: Network
-    x: np.ndarray
-    label: int
-    p: float
-    box: Box | None
-    upper: float
-    improve: Callable[[np.ndarray, int], float]
-    tol: float = 1e-9
-    heap: list[Node] = field(default_factory=list)
-    closed: float = math.inf
-    nodes: int = 0
-    programs: int = 0
-    count: int = 0
-    ends: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    target: int
+    fixed: np.ndarray
+    lower: float
+    within: float
+    multipliers: np.ndarray | None
 
-    @property
-    def lower(self) -> float:
-        """Nothing adversarial is nearer."""
-        waiting = self.heap[0].lower if self.heap else math.inf
-        return min(waiting, self.closed, self.upper)
 
-    @property
-    def radius(self) -> float:
-        """What has to be searched: a little less than the best witness."""
-        return self.upper * (1 - self.tol / 4)
+@dataclass(frozen=True, eq=False)
+class Branched:
+    """How a search by branch and bound went.
 
-    def start(self, targets: list[int]) -> None:
-        """One node for each target."""
-        nodes = self.net.graph.nodes
-        sizes = [nodes[nodes[layer.node].inputs[0]].size for layer in self.net.layers]
-        self.ends = np.cumsum([0, *sizes])
-        nothing = np.stack([np.full(self.ends[-1], -np.inf), np.full(self.ends[-1], np.inf)])
-        for target in targets:
-            self._push(0.0, target, np.full(self.net.units, -1, dtype=np.int16), nothing)
+    Attributes
+    ----------
+    leaves : tuple of Leaf
+        They cover all points of the box nearer than the lower bound, and prove it.
+    nodes, programs : int
+        Nodes bounded (some several times, within larger radii), and programs solved.
+    waiting : int
+        Nodes left open when it stopped.
+    """
 
-    def run(self, deadline: float) -> bool:
-        """Go on until the interval is closed (True) or time is up."""
-        while self.heap and self.heap[0].lower < self.radius:
-            if time.perf_counter() >= deadline:
-                return False
-            batch: list[Node] = []
-            while self.heap and len(batch) < BATCH and self.heap[0].lower < self.radius:
-                batch.append(heapq.heappop(self.heap))
+    leaves: tuple[Leaf, ...]
+    nodes: int
+    programs: int
+    waiting: int
+
+
+def branch_and_bound(query: Query, interval: Interval, bounds: NodeBounds) -> Branched:
+    """Search until the interval is settled or has to stop.
+
+    Parameters
+    ----------
+    query : Query
+        In l_1, l_2 or l_inf.
+    interval : Interval
+        With a witness, or the query with a radius or a bounded box.
+    bounds : NodeBounds
+        Of this query.
+    """
+    tree = _Tree(query, interval, bounds)
+    while tree.step():
+        pass
+    return Branched(tuple(tree.leaves()), tree.nodes, tree.programs.solved, len(tree.heap))
+
+
+class _Tree:
+    """The state of a search."""
+
+    def __init__(self, query: Query, interval: Interval, bounds: NodeBounds) -> None:
+        self.query, self.interval, self.bounds = query, interval, bounds
+        self.programs = NodePrograms(query)
+        self.heap: list[Node] = []
+        self.shut: list[Leaf] = []
+        self.closed = math.inf
+        self.nodes = self.count = 0
+        self.radius = self._goal()
+        if math.isinf(self.radius):
+            self.radius = float(np.abs(query.x).max(initial=0.0)) or 1.0
+        self.begun = self.since = time.perf_counter()
+        self.from_lower = interval.lower
+        self.root = bounds.known()
+        self.size = self.root.nbytes + 2 * query.net.units + 300
+        for target in query.targets:
+            fixed = np.full(query.net.units, -1, dtype=np.int16)
+            self._push(interval.lower, target, fixed, self.root, self.radius)
+
+    def leaves(self) -> Iterator[Leaf]:
+        """All leaves, the waiting ones with what is proved of them."""
+        yield from self.shut
+        for node in self.heap:
+            yield Leaf(node.target, node.fixed, node.lower, node.within, node.multipliers)
+
+    def step(self) -> bool:
+        """Bound one batch of nodes; False when the search is over."""
+        interval = self.interval
+        self._prove()
+        interval.held = self.size * len(self.heap) + 2 * self.query.net.units * len(self.shut)
+        if interval.stopped or not self.heap or self.heap[0].lower >= self._goal():
+            return False
+        self._choose_radius()
+        batch: list[Node] = []
+        while (
+            self.heap
+            and len(batch) < self.bounds.batch
+            and self.heap[0].lower < min(self.radius, self._goal())
+        ):
+            batch.append(heapq.heappop(self.heap))
+        try:
             self._expand(batch)
+        except BaseException:
+            for node in batch:
+                heapq.heappush(self.heap, node)
+            raise
         return True
 
-    def _push(self, lower: float, target: int, fixed: np.ndarray, known: np.ndarray) -> None:
-        heapq.heappush(self.heap, Node(lower, self.count, target, fixed, known))
+    def _goal(self) -> float:
+        """What has to be searched: the radius asked for, or a little less than the witness."""
+        query, interval = self.query, self.interval
+        nearest = interval.upper * (1 - query.tol / 4)
+        if query.radius is not None:
+            return min(query.radius, nearest)
+        if math.isinf(nearest) and query.box is not None:
+            return self._far()
+        return nearest
+
+    def _far(self) -> float:
+        """A radius that holds the whole box."""
+        low, high = self.query.steps()
+        step = np.maximum(np.abs(low), np.abs(high))
+        return float(lp_norm(step[None], self.query.p)[0]) * (1 + 1e-9)
+
+    def _prove(self) -> None:
+        """Tell the interval what the waiting nodes prove."""
+        waiting = self.heap[0].lower if self.heap else math.inf
+        goal = self._goal()
+        lower = min(waiting, self.closed)
+        if lower >= goal and self.query.radius is None and math.isinf(self.interval.upper):
+            lower = math.inf  # The whole box is refuted.
+        elif math.isinf(lower):
+            lower = goal
+        self.interval.prove(lower)
+
+    def _choose_radius(self) -> None:
+        """Draw the radius nearer where it takes too long, widen it once it is proved."""
+        now, lower, goal = time.perf_counter(), self.heap[0].lower, self._goal()
+        self.radius = min(self.radius, goal)
+        if lower >= self.radius:
+            wider = self.radius + WIDER * max(self.radius - self.from_lower, NEARER * self.radius)
+            self._start_from(min(goal, wider), lower, now)
+        elif now - self.since > max(PATIENCE, SHARE * (now - self.begun)):
+            self._start_from(lower + NEARER * (self.radius - lower), lower, now)
+
+    def _start_from(self, radius: float, lower: float, now: float) -> None:
+        """Take another radius."""
+        self.radius, self.from_lower, self.since = radius, lower, now
+
+    def _push(
+        self, lower: float, target: int, fixed: np.ndarray, known: np.ndarray, within: float
+    ) -> None:
+        heapq.heappush(self.heap, Node(lower, self.count, target, fixed, known, within))
         self.count += 1
 
     def _expand(self, batch: list[Node]) -> None:
         """Bound some nodes and branch on those that stay open."""
-        fixed = np.stack([node.fixed for node in batch])
-        lead = torch.zeros(len(batch), self.net.output_size, dtype=torch.float64)
-        rows = torch.arange(len(batch))
-        lead[rows, self.label] += 1.0
-        lead[rows, torch.tensor([node.target for node in batch])] -= 1.0
-        radius = self.radius
-        given = torch.as_tensor(np.stack([node.known for node in batch]))
-        parts = [slice(a, b) for a, b in itertools.pairwise(self.ends.tolist())]
-        known = [given[:, 0, part] for part in parts], [given[:, 1, part] for part in parts]
-        judged = judge(self.net, self._inputs(len(batch), radius), fixed, lead, known)
+        radius, goal = min(self.radius, self._goal()), self._goal()
+        for node in batch:
+            if node.within < radius:
+                node.known, node.within = self.root, radius
+        judged = self.bounds.judge(batch, radius)
         self.nodes += len(batch)
-        alive = np.flatnonzero(judged.alive)
-        if not len(alive):
-            return
-        cells, choices = polyhedra(self.net, judged, fixed), branches(self.net, judged, DEPTH)
-        steps, open_ = [], []
-        for i in alive.tolist():
-            normal, offset = cells.of(i)
-            found = nearest(normal, offset, self.x, self.p, self.box, radius)
-            self.programs += 1
-            lower = max(found.lower, batch[i].lower)
-            if found.step is not None:
-                steps.append((found.step, batch[i].target))
-            if not choices[i] and lower < radius:
-                lower = max(lower, self._leaf(normal, offset, batch[i].target, steps))
-            if lower < radius:
-                open_.append((i, lower))
-        self._try(steps)
-        tighter = np.stack(
-            [torch.cat(side, dim=1).numpy() for side in (judged.bounds.lower, judged.bounds.upper)],
-            axis=1,
-        )
-        room = BATCH // max(1, len(open_))
-        for i, lower in open_:
-            if not choices[i]:
-                self.closed = min(self.closed, lower)
+        steps: list[tuple[np.ndarray, int]] = []
+        open_: list[tuple[Node, Judged, float]] = []
+        done: list[tuple[Node, np.ndarray | None]] = []
+        for node, found in zip(batch, judged, strict=True):
+            if found is None:
+                done.append((node, None))
                 continue
-            for pieces in _children(choices[i], room):
-                child = batch[i].fixed.copy()
+            near = self.programs.nearest(found.normal, found.height, radius)
+            lower = max(near.lower, node.lower)
+            if near.step is not None:
+                steps.append((near.step, node.target))
+            if not found.choices and lower < radius:
+                lower = max(lower, self._leaf(found, node.target, steps))
+            if lower >= radius:
+                done.append((node, near.multipliers))
+            else:
+                open_.append((node, found, lower))
+        self._try(steps)
+        room = self.bounds.batch // max(1, len(open_))
+        for node, found, lower in open_:
+            if not found.choices:
+                self.closed = min(self.closed, lower)
+                self.shut.append(Leaf(node.target, node.fixed, lower, radius, None))
+                continue
+            for pieces in _children(found.choices, room):
+                child = node.fixed.copy()
                 for unit, piece in pieces:
                     child[unit] = piece
-                self._push(lower, batch[i].target, child, tighter[i])
+                self._push(lower, node.target, child, found.known, radius)
+        for node, multipliers in done:
+            if radius >= goal:
+                self.shut.append(Leaf(node.target, node.fixed, radius, radius, multipliers))
+                self.closed = min(self.closed, radius)
+            else:
+                again = Node(
+                    radius, self.count, node.target, node.fixed, node.known, node.within,
+                    multipliers,
+                )  # fmt: skip
+                heapq.heappush(self.heap, again)
+                self.count += 1
 
-    def _leaf(
-        self, normal: np.ndarray, offset: np.ndarray, target: int,
-        steps: list[tuple[np.ndarray, int]],
-    ) -> float:  # fmt: skip
+    def _leaf(self, found: Judged, target: int, steps: list[tuple[np.ndarray, int]]) -> float:
         """The distance of a linear region's adversarial part, and a candidate a little inside."""
-        zero = np.zeros(len(normal))
-        inner = offset + INSIDE * (np.abs(normal).sum(axis=1) + np.abs(offset))
-        found = cell_distance(Cell(normal, -offset, zero, zero), self.x, self.p, self.box)
-        inside = cell_distance(Cell(normal, -inner, zero, zero), self.x, self.p, self.box)
-        if inside.step is not None:
-            steps.append((inside.step, target))
-        return found.lower
-
-    def _inputs(self, count: int, radius: float) -> InputSet:
-        """The ball of a radius met with the box, so many times."""
-        x = torch.as_tensor(self.x).expand(count, -1).contiguous()
-        low = high = None
-        if self.box is not None:
-            low, high = (
-                torch.as_tensor(side.copy()).expand(count, -1).contiguous()
-                for side in (self.box.low, self.box.high)
-            )
-        return InputSet.from_ball(
-            x, torch.full((count,), radius, dtype=torch.float64), self.p, low, high
-        )
+        query, zero = self.query, np.zeros(len(found.height))
+        origin = np.zeros(len(query.x))
+        low, high = query.steps()
+        box = None if query.box is None else Box(low, high)
+        inner = found.height + INSIDE * (np.abs(found.normal).sum(axis=1) + np.abs(found.height))
+        lower = 0.0
+        for height in (found.height, inner):
+            cell = Cell(found.normal, -height, zero, zero)
+            distance = cell_distance(cell, origin, query.p, box)
+            if height is found.height:
+                lower = distance.lower
+            if distance.step is not None:
+                steps.append((distance.step, target))
+        return lower
 
     def _try(self, steps: list[tuple[np.ndarray, int]]) -> None:
-        """Candidates that the network decides otherwise become the new upper bound."""
+        """Offer candidates that the network decides otherwise, the nearest first."""
         if not steps:
             return
-        points = self.x + np.stack([step for step, _ in steps])
-        if self.box is not None:
-            points = np.clip(points, self.box.low, self.box.high)
-        logits = self.net.logits(points)
-        size = np.linalg.norm(points - self.x, ord=self.p, axis=1)
-        for i, (_, target) in enumerate(steps):
-            near = NEAR * (1.0 + abs(logits[i, self.label]))
-            if logits[i, target] >= logits[i, self.label] - near and size[i] < self.upper:
-                self.upper = min(self.upper, self.improve(points[i], target))
+        query, interval = self.query, self.interval
+        points = query.x + np.stack([step for step, _ in steps])
+        if query.box is not None:
+            points = np.clip(points, query.box.low, query.box.high)
+        logits = query.net.logits(points)
+        targets = np.array([target for _, target in steps])
+        lead = logits[:, query.label] - logits[np.arange(len(steps)), targets]
+        size = np.linalg.norm(points - query.x, ord=query.p, axis=1)
+        near = lead <= NEAR * (1.0 + np.abs(logits[:, query.label]))
+        for i in np.argsort(size, kind="stable").tolist():
+            nearer = size[i] < interval.upper * (1 - query.tol / 2)
+            if (nearer and near[i]) or (lead[i] < 0 and size[i] < interval.upper):
+                interval.offer(points[i])
 
 
 def _children(

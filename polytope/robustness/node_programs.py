@@ -8,118 +8,136 @@ found the multipliers (as in `polytope.robustness.cell`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from polytope.robustness.cell import Cell, cell_distance
-from polytope.sets import Box
-from solvers.boxed import INFEASIBLE, OPTIMAL, boxed_kernel, dual_kernel, room
+from polytope.robustness.query import Query
+from solvers.boxed import INFEASIBLE, OPTIMAL, Room, boxed_kernel, dual_kernel, room
+from solvers.least_norm import least_norm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Nearest:
-    """A proved lower bound of the distance, and a step that may attain it."""
+    """What a node's program gives.
+
+    Attributes
+    ----------
+    lower : float
+        Proved: no point of the polyhedron is nearer; the radius if none is within it.
+    step : float64 (d,) or None
+        A step into the polyhedron that may be adversarial.
+    multipliers : float64 (rows,)
+        At least 0; they prove `lower`.
+    """
 
     lower: float
     step: np.ndarray | None
+    multipliers: np.ndarray
 
 
-def nearest(
-    normal: np.ndarray, offset: np.ndarray, x: np.ndarray, p: float, box: Box | None, radius: float
-) -> Nearest:
-    """Bound the distance from a point to ``{z : normal z + offset <= 0}`` met with a box.
+@dataclass(eq=False)
+class NodePrograms:
+    """The programs of one query's nodes.
 
-    Parameters
+    Attributes
     ----------
-    normal, offset : float64 (rows, d), (rows,)
-        The first row is that of the target class.
-    x : float64 (d,)
-    p : float
-        1, 2 or inf.
-    box : Box or None
-    radius : float
-        Bounds beyond it are not wanted: `lower` is at most this.
+    query : Query
+    solved : int
     """
-    low = np.full(len(x), -radius) if box is None else np.maximum(box.low - x, -radius)
-    high = np.full(len(x), radius) if box is None else np.minimum(box.high - x, radius)
-    if p == math.inf:
-        return _linf(normal, offset, x, low, high, radius)
-    if p == 1:
-        return _l1(normal, offset, x, low, high, radius)
-    zero = np.zeros(len(normal))
-    found = cell_distance(Cell(normal, -offset, zero, zero), x, p, box)
-    return Nearest(min(found.lower, radius), found.step)
 
+    query: Query
+    solved: int = 0
+    _rooms: dict[tuple[int, int], Room] = field(default_factory=dict)
 
-def _linf(
-    normal: np.ndarray, offset: np.ndarray, x: np.ndarray, low: np.ndarray, high: np.ndarray,
-    radius: float,
-) -> Nearest:  # fmt: skip
-    """Refute the target row over the box of this radius, or bound by what the rows combine to."""
-    value, error = _values(normal, offset, x)
-    step, weights = np.zeros(len(x)), np.zeros(len(normal) - 1)
-    rows, right = normal[1:], -value[1:] + error[1:]
-    if len(rows):
-        status, _ = boxed_kernel(
-            normal[0], rows, right, low, high, step, weights, room(len(rows), len(x))
-        )
-        if status == INFEASIBLE and dual_kernel(0 * x, rows, right, low, high, weights) > 0:
-            return Nearest(radius, None)
-        if status != OPTIMAL:
+    def nearest(self, normal: np.ndarray, height: np.ndarray, radius: float) -> Nearest:
+        """Bound the distance to ``{step : normal step + height <= 0}`` in the box.
+
+        Parameters
+        ----------
+        normal, height : float64 (rows, d), (rows,)
+            The first row is that of the target class.
+        radius : float
+            Bounds beyond it are not wanted: `lower` is at most this.
+        """
+        self.solved += 1
+        low, high = self.query.steps(radius)
+        low = np.minimum(np.nextafter(low, -np.inf), 0.0)
+        high = np.maximum(np.nextafter(high, np.inf), 0.0)
+        if self.query.p == math.inf:
+            return self._linf(normal, height, low, high, radius)
+        if self.query.p == 1:
+            return self._l1(normal, height, low, high, radius)
+        found = least_norm(normal, height, low, high, radius)
+        step = found.step if found.lower <= radius else None
+        return Nearest(min(found.lower, radius), step, found.multipliers)
+
+    def _linf(
+        self, normal: np.ndarray, height: np.ndarray, low: np.ndarray, high: np.ndarray,
+        radius: float,
+    ) -> Nearest:  # fmt: skip
+        """Refute the target row within the radius, or bound by what the rows combine to."""
+        rows, right = normal[1:], -height[1:]
+        step, weights = np.zeros(len(low)), np.zeros(len(rows))
+        status = OPTIMAL if not len(rows) else boxed_kernel(
+            normal[0], rows, right, low, high, step, weights, self._room(*rows.shape)
+        )[0]  # fmt: skip
+        if status == INFEASIBLE and (
+            dual_kernel(np.zeros(len(low)), rows, right, low, high, weights) > 0
+        ):
+            return Nearest(radius, None, np.append(0.0, weights))
+        if status != OPTIMAL or not len(rows):
             step, weights = np.where(normal[0] > 0, low, high), np.zeros(len(rows))
-    else:
-        step = np.where(normal[0] > 0, low, high)
-    least = dual_kernel(normal[0], rows, right, low, high, weights)
-    if least + value[0] - error[0] > 0:
-        return Nearest(radius, None)
-    whole = normal[0] + weights @ rows
-    size = np.abs(normal[0]) + weights @ np.abs(rows)
-    unit = (len(normal) + len(x) + 8) * 2.0**-52
-    lead = value[0] - error[0] - weights @ right - unit * (abs(value[0]) + weights @ np.abs(right))
-    return Nearest(min(_reach(np.abs(whole) + unit * size, lead, whole, low, high), radius), step)
+        every = np.append(1.0, weights)
+        if dual_kernel(normal[0], rows, right, low, high, weights) + height[0] > 0:
+            return Nearest(radius, None, every)
+        whole, lead = every @ normal, every @ height
+        unit = (len(normal) + len(low) + 8) * 2.0**-52
+        size = np.abs(whole) + unit * (every @ np.abs(normal))
+        lead = lead - unit * (every @ np.abs(height))
+        return Nearest(min(_reach(size, lead, whole, low, high), radius), step, every)
+
+    def _l1(
+        self, normal: np.ndarray, height: np.ndarray, low: np.ndarray, high: np.ndarray,
+        radius: float,
+    ) -> Nearest:  # fmt: skip
+        """The step split into its positive and negative parts, their sum at least."""
+        d = len(low)
+        rows, right = np.hstack([normal, -normal]), -height
+        cost, zero = np.ones(2 * d), np.zeros(2 * d)
+        ends = np.concatenate([high, -low])
+        step, weights = np.zeros(2 * d), np.zeros(len(normal))
+        status, _ = boxed_kernel(
+            cost, rows, right, zero, ends, step, weights, self._room(len(rows), 2 * d)
+        )
+        if status == INFEASIBLE and dual_kernel(zero, rows, right, zero, ends, weights) > 0:
+            return Nearest(radius, None, weights)
+        if status != OPTIMAL:
+            return Nearest(0.0, None, np.zeros(len(normal)))
+        lower = dual_kernel(cost, rows, right, zero, ends, weights)
+        return Nearest(min(max(lower, 0.0), radius), step[:d] - step[d:], weights)
+
+    def _room(self, rows: int, columns: int) -> Room:
+        """Scratch, made once for each shape."""
+        if (rows, columns) not in self._rooms:
+            self._rooms[rows, columns] = room(rows, columns)
+        return self._rooms[rows, columns]
 
 
 def _reach(
     size: np.ndarray, lead: float, normal: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> float:
     """The least t at which steps of at most t, and in the box, change a value by `lead`."""
-    if lead <= 0:
+    if not lead > 0:
         return 0.0
     cap = np.where(normal > 0, -low, high)
     order = np.argsort(cap)
     cap, size = cap[order], size[order]
-    used = np.concatenate([[0.0], np.cumsum(size * cap)])
-    left = np.concatenate([np.cumsum(size[::-1])[::-1], [0.0]])
+    used = np.concatenate([[0.0], np.cumsum(size * cap)[:-1]])
+    left = np.cumsum(size[::-1])[::-1]
     # With the first k coordinates at their ends: used_k + left_k t = lead.
-    for k in range(len(cap)):
-        if left[k] > 0 and used[k] + left[k] * cap[k] >= lead:
-            return float(max((lead - used[k]) / left[k], 0.0) * (1 - 2.0**-44))
-    return math.inf
-
-
-def _l1(
-    normal: np.ndarray, offset: np.ndarray, x: np.ndarray, low: np.ndarray, high: np.ndarray,
-    radius: float,
-) -> Nearest:  # fmt: skip
-    """The step split into its positive and negative parts, their sum at least."""
-    value, error = _values(normal, offset, x)
-    d = len(x)
-    rows, right = np.hstack([normal, -normal]), -value + error
-    cost, zero = np.ones(2 * d), np.zeros(2 * d)
-    ends = np.concatenate([np.maximum(high, 0.0), np.maximum(-low, 0.0)])
-    step, weights = np.zeros(2 * d), np.zeros(len(normal))
-    status, _ = boxed_kernel(cost, rows, right, zero, ends, step, weights, room(len(normal), 2 * d))
-    if status == INFEASIBLE and dual_kernel(zero, rows, right, zero, ends, weights) > 0:
-        return Nearest(radius, None)
-    if status != OPTIMAL:
-        return Nearest(0.0, None)
-    lower = dual_kernel(cost, rows, right, zero, ends, weights)
-    return Nearest(min(max(lower, 0.0), radius), step[:d] - step[d:])
-
-
-def _values(normal: np.ndarray, offset: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows at the point, and bounds on their rounding."""
-    value = normal @ x + offset
-    unit = (len(x) + 4) * 2.0**-52
-    return value, unit * (np.abs(normal) @ np.abs(x) + np.abs(offset))
+    enough = (left > 0) & (used + left * cap >= lead)
+    if not enough.any():
+        return math.inf
+    k = int(np.argmax(enough))
+    return float(max((lead - used[k]) / left[k], 0.0) * (1 - 2.0**-44))

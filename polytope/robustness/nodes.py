@@ -9,6 +9,8 @@ adversarial part of the linear region itself.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,51 +23,94 @@ from polytope.bounds.layers import Known, LayerBounds, allowed_pieces, layer_bou
 from polytope.bounds.relaxation import UnitLines
 from polytope.network.engine import Engine
 from polytope.network.ir import Max, Piecewise
+from polytope.robustness.node import Judged, Node
+from polytope.robustness.query import Query
 
 
 @dataclass(frozen=True, eq=False)
-class Polyhedra:
-    """The polyhedra of some nodes: ``normal x + offset <= 0`` row by row, in exact arithmetic.
-
-    Attributes
-    ----------
-    normal : float64 (n, rows, d)
-        The target's row first; rows of zeros fill up.
-    offset : float64 (n, rows)
-        Negative where a row fills up.
-    """
-
-    normal: np.ndarray
-    offset: np.ndarray
-
-    def of(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of one node, without those that fill up."""
-        own = self.normal[i].any(axis=1) | (self.offset[i] > 0)
-        own[0] = True
-        return self.normal[i][own], self.offset[i][own]
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
+class Bounded:
     """Bounds of some nodes.
 
     Attributes
     ----------
     alive : bool (n,)
         Not refuted by the bounds alone.
-    bounds : LayerBounds
+    layers : LayerBounds
     target : FunctionBounds
         Of the label's lead over the target, one function per node.
     """
 
     alive: np.ndarray
-    bounds: LayerBounds
+    layers: LayerBounds
     target: FunctionBounds
 
 
-def judge(
+class TensorNodes:
+    """Bounds nodes of one query in batches of tensors, for networks of any size.
+
+    Parameters
+    ----------
+    query : Query
+    """
+
+    batch = 64
+    #: Units worth branching on at once while few nodes wait: bounding a batch of one costs
+    #: nearly as much as one of many.
+    depth = 4
+
+    def __init__(self, query: Query) -> None:
+        self._query = query
+        nodes = query.net.graph.nodes
+        sizes = [nodes[nodes[layer.node].inputs[0]].size for layer in query.net.layers]
+        ends = np.cumsum([0, *sizes]).tolist()
+        self._parts = [slice(a, b) for a, b in itertools.pairwise(ends)]
+        self._values = int(ends[-1])
+
+    def known(self) -> np.ndarray:
+        """What is known of the root's values: nothing (2, values)."""
+        return np.stack([np.full(self._values, -np.inf), np.full(self._values, np.inf)])
+
+    def judge(self, nodes: Sequence[Node], radius: float) -> list[Judged | None]:
+        """What is known of each node within a radius; None: nothing adversarial is in it."""
+        net = self._query.net
+        fixed = np.stack([node.fixed for node in nodes])
+        lead = torch.as_tensor(np.stack([self._query.lead(node.target) for node in nodes]))
+        given = torch.as_tensor(np.stack([node.known for node in nodes]))
+        known = (
+            [given[:, 0, part] for part in self._parts],
+            [given[:, 1, part] for part in self._parts],
+        )
+        bounded = bound(net, self._inputs(len(nodes), radius), fixed, lead, known)
+        found: list[Judged | None] = [None] * len(nodes)
+        if not bounded.alive.any():
+            return found
+        normal, height = polyhedra(net, bounded, fixed, self._query.x)
+        choices = branches(net, bounded, self.depth)
+        sides = (bounded.layers.lower, bounded.layers.upper)
+        tighter = np.stack([torch.cat(side, dim=1).numpy() for side in sides], axis=1)
+        for i in np.flatnonzero(bounded.alive).tolist():
+            own = normal[i].any(axis=1) | (height[i] > 0)
+            own[0] = True
+            found[i] = Judged(normal[i][own], height[i][own], choices[i], tighter[i])
+        return found
+
+    def _inputs(self, count: int, radius: float) -> InputSet:
+        """The ball of a radius met with the box, so many times."""
+        query = self._query
+        x = torch.as_tensor(query.x).expand(count, -1).contiguous()
+        low = high = None
+        if query.box is not None:
+            low, high = (
+                torch.as_tensor(side.copy()).expand(count, -1).contiguous()
+                for side in (query.box.low, query.box.high)
+            )
+        size = torch.full((count,), radius, dtype=torch.float64)
+        return InputSet.from_ball(x, size, query.p, low, high)
+
+
+def bound(
     net: Engine, inputs: InputSet, fixed: np.ndarray, lead: torch.Tensor, known: Known | None
-) -> Judged:
+) -> Bounded:
     """Bound the lead of the label over the target in some nodes.
 
     Parameters
@@ -85,16 +130,23 @@ def judge(
         bounds = layer_bounds(net, inputs, allowed, known)
         found = function_bounds(bounds, lead[:, None, :])
     alive = (found.lower[:, 0] <= 0) & ~bounds.empty
-    return Judged(alive.cpu().numpy(), bounds, found)
+    return Bounded(alive.cpu().numpy(), bounds, found)
 
 
-def polyhedra(net: Engine, judged: Judged, fixed: np.ndarray) -> Polyhedra:
-    """The rows of every node."""
-    bounds, graph = judged.bounds, net.graph
+def polyhedra(
+    net: Engine, bounded: Bounded, fixed: np.ndarray, x: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The polyhedra of all nodes, as in `Judged`; rows of zeros of height -1 fill up.
+
+    Returns
+    -------
+    normal, height : float64 (n, rows, d), (n, rows)
+    """
+    bounds, graph = bounded.layers, net.graph
     constants = net.constants(bounds.inputs.low.dtype, bounds.inputs.low.device)
     lines = {layer.node: line for layer, line in zip(net.layers, bounds.lines, strict=True)}
-    normals = [judged.target.a.cpu().numpy()]
-    offsets = [judged.target.offset.cpu().numpy()]
+    normals = [bounded.target.a.cpu().numpy()]
+    offsets = [bounded.target.offset.cpu().numpy()]
     for layer in net.layers:
         node = graph.nodes[layer.node]
         own = fixed[:, layer.unit_slice]
@@ -111,7 +163,14 @@ def polyhedra(net: Engine, judged: Judged, fixed: np.ndarray) -> Polyhedra:
         open_ = np.isinf(limits)
         normals.append(np.where(open_[..., None], 0.0, normal))
         offsets.append(np.where(open_, -1.0, np.nextafter(offset - limits, -np.inf)))
-    return Polyhedra(np.concatenate(normals, axis=1), np.concatenate(offsets, axis=1))
+    normal, offset = np.concatenate(normals, axis=1), np.concatenate(offsets, axis=1)
+    terms = np.abs(normal) @ np.abs(x) + np.abs(offset)
+    height = normal @ x + offset - (len(x) + 4) * 2.0**-52 * terms
+    bad = ~(np.isfinite(normal).all(axis=2) & np.isfinite(height))
+    normal[bad], height[bad] = 0.0, -1.0
+    filler = ~normal.any(axis=2) & (offset == -1.0)
+    height[filler] = -1.0
+    return normal, height
 
 
 def _piece_rows(net: Engine, number: int, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -169,14 +228,14 @@ def _winner_rows(net: Engine, number: int, fixed: np.ndarray) -> tuple[np.ndarra
     return coefficients, limits
 
 
-def branches(net: Engine, judged: Judged, most: int) -> list[list[tuple[int, list[int]]]]:
+def branches(net: Engine, bounded: Bounded, most: int) -> list[list[tuple[int, list[int]]]]:
     """Open units to branch on in each node, the best first, with their pieces (`most` at most).
 
     First the unit whose relaxation costs the target's bound most: the gap between its lines in the
     middle of its interval, times what the bound weighs it with (BaBSR's intercept score: Bunel et
     al., Branch and bound for piecewise linear neural network verification, JMLR 2020).
     """
-    bounds = judged.bounds
+    bounds = bounded.layers
     scores = []
     for number, layer in enumerate(net.layers):
         line = bounds.lines[number]
@@ -187,7 +246,7 @@ def branches(net: Engine, judged: Judged, most: int) -> list[list[tuple[int, lis
             gap = gap + line.upper_intercept - line.lower_intercept
         else:
             gap = (bounds.walk.high[layer.node] - bounds.walk.low[layer.node]).flatten(1)
-        weight = judged.target.coefficients[number][:, 0].abs()
+        weight = bounded.target.coefficients[number][:, 0].abs()
         scores.append(weight * gap.clamp(min=0) + 1e-12 * gap.clamp(min=0, max=1.0))
     score = torch.cat(scores, dim=1).nan_to_num(nan=0.0, posinf=1e300)
     table = torch.where(bounds.undecided, score, -1.0).cpu().numpy()
