@@ -98,9 +98,7 @@ class Interval:
     def settled(self) -> bool:
         """Whether the question is answered."""
         radius = self.query.radius
-        return self.exact or (
-            radius is not None and (self.upper <= radius or self.lower >= radius)
-        )
+        return self.exact or (radius is not None and (self.upper <= radius or self.lower >= radius))
 
     @property
     def full(self) -> bool:

@@ -1,0 +1,138 @@
+"""Which engine answers a query, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from polytope.model import Network
+from polytope.robustness.branch_and_bound import branch_and_bound
+from polytope.robustness.compiled_nodes import CompiledNodes
+from polytope.robustness.crown_radius import crown_radius
+from polytope.robustness.flat import FlatNetwork, flat_network
+from polytope.robustness.interval import Interval
+from polytope.robustness.mip import mixed_integer
+from polytope.robustness.node import NodeBounds
+from polytope.robustness.nodes import TensorNodes
+from polytope.robustness.perturbation import Evidence
+from polytope.robustness.query import Query
+from polytope.robustness.traversal import traverse
+
+METHODS = ("auto", "branch_and_bound", "traversal", "mip")
+#: Multiplications of one node's bounds up to which the compiled ones, one node at a time, are
+#: faster than tensors of many nodes.
+COMPILED = 2**23
+#: Most pieces of a unit that the compiled bounds keep as bits.
+PIECES = 60
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What an engine did.
+
+    Attributes
+    ----------
+    method : str
+    explain : str
+    evidence : Evidence or None
+    exactness : str
+    claimed : float
+    crown : float
+    regions, nodes, programs : int
+    """
+
+    method: str
+    explain: str
+    evidence: Evidence | None = None
+    exactness: str = "safe-float"
+    claimed: float = math.nan
+    crown: float = math.nan
+    regions: int = 0
+    nodes: int = 0
+    programs: int = 0
+
+
+class Engines:
+    """The engines for one network; what they share is made once.
+
+    Parameters
+    ----------
+    net : Network
+    method : str
+        One of `METHODS`.
+    solver : str or None
+        Of mixed-integer programs.
+    """
+
+    def __init__(self, net: Network, method: str, solver: str | None) -> None:
+        self._net, self._method, self._solver = net, method, solver
+        self._flat: FlatNetwork | None = None
+        most = max((layer.pieces for layer in net.layers), default=1)
+        if most <= PIECES and net.input_size * net.units <= COMPILED:
+            flat = flat_network(net)
+            if _work(flat) <= COMPILED:
+                self._flat = flat
+
+    def choose(self, query: Query, interval: Interval) -> tuple[str, str]:
+        """The engine for a query, and why."""
+        if self._method != "auto":
+            return self._method, "asked for"
+        if query.box is None and math.isinf(interval.reach):
+            return "traversal", "no witness is known and there is no box, so nothing bounds nodes"
+        size = f"{self._net.units} units, {self._net.input_size} inputs"
+        if self._flat is not None:
+            return "branch_and_bound", f"compiled bounds are the fastest for {size}"
+        return "branch_and_bound", f"bounds in batches of tensors for {size}"
+
+    def run(self, query: Query, interval: Interval, method: str, why: str) -> Ran:
+        """Let an engine work until the interval is settled or it has to stop."""
+        call: Callable[[Query, Interval, str, str], Ran] = {
+            "branch_and_bound": self._branch,
+            "traversal": self._traverse,
+            "mip": self._mip,
+        }[method]
+        return call(query, interval, method, why)
+
+    def _branch(self, query: Query, interval: Interval, method: str, why: str) -> Ran:
+        bounds: NodeBounds = (
+            TensorNodes(query) if self._flat is None else CompiledNodes(self._flat, query)
+        )
+        crown = math.nan
+        if self._flat is None and query.radius is None:
+            crown = crown_radius(query, interval, bounds)
+            interval.prove(crown)
+        found = branch_and_bound(query, interval, bounds)
+        explain = f"branch and bound ({why}): {found.nodes} nodes, {found.programs} programs"
+        if found.waiting:
+            explain += f"; {found.waiting} nodes were open at the end"
+        return Ran(method, explain, found, crown=crown, nodes=found.nodes, programs=found.programs)
+
+    def _traverse(self, query: Query, interval: Interval, method: str, why: str) -> Ran:
+        found = traverse(query, interval)
+        explain = f"traversal ({why}): {found.regions} regions, {found.programs} programs"
+        return Ran(
+            method, explain, found, exactness=found.exactness, regions=found.regions,
+            programs=found.programs,
+        )  # fmt: skip
+
+    def _mip(self, query: Query, interval: Interval, method: str, why: str) -> Ran:
+        found = mixed_integer(query, interval, self._solver)
+        explain = (
+            f"mixed-integer programs ({why}) by {found.solver}: its distance is claimed, the "
+            "lower end is what bounds prove beside it"
+        )
+        return Ran(method, explain, found, claimed=found.claimed_lower)
+
+
+def _work(flat: FlatNetwork) -> float:
+    """Multiplications of pulling every value of a node back to the inputs."""
+    sums, width = flat.sums, np.diff(flat.sums.start)
+    cost = width + np.where(flat.flat.plain, 0, sums.base.shape[1] - 1)
+    total, before = 0.0, 0.0
+    for first, end, *_ in flat.flat.layers.tolist():
+        total += min(end - first, 2048) * before
+        before += float(cost[first:end].sum())
+    return total + before

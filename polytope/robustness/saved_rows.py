@@ -1,0 +1,118 @@
+"""Rows of a batch in a file: each is saved as it ends, so that nothing is lost.
+
+One line of JSON a row, after a line that says what was asked; floats are written so that they
+come back the same.  A last line that was cut off by a kill is not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from polytope.errors import FileProblem
+from polytope.model import Network
+from polytope.robustness.perturbation import Perturbation, Statistics
+
+#: What a file begins with.
+KIND = "polytope minimal perturbations 1"
+FIELDS = (
+    "lower", "upper", "native_upper", "exact", "status", "stopped", "exactness", "label",
+    "target", "method", "explain", "claimed",
+)  # fmt: skip
+
+
+def question(net: Network, x: np.ndarray, labels: np.ndarray, *settings: object) -> str:
+    """A digest of all that decides the rows, but not the time limit."""
+    digest = hashlib.sha256(net.graph.hash.encode())
+    for array in (x, labels):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(repr(settings).encode())
+    return digest.hexdigest()
+
+
+class SavedRows:
+    """The rows that a file holds, and a place for further ones.
+
+    Parameters
+    ----------
+    path : path
+        Made if it does not exist; otherwise of the same question.
+    asked : str
+        `question` of this batch.
+
+    Raises
+    ------
+    FileProblem
+        If the file cannot be written, is of another kind, or answers another question.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], asked: str) -> None:
+        self._path = Path(path)
+        self._lines: dict[int, dict[str, object]] = {}
+        try:
+            if self._path.exists() and self._path.stat().st_size:
+                self._read(asked)
+            else:
+                self._path.write_text(json.dumps({"kind": KIND, "question": asked}) + "\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileProblem(f"save: {path}: {error}") from error
+
+    def _read(self, asked: str) -> None:
+        """Take the finished rows over, and cut off what was half written."""
+        text = self._path.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        lines = whole.splitlines()
+        try:
+            head = json.loads(lines[0])
+            if not isinstance(head, dict) or head.get("kind") != KIND:
+                raise ValueError
+            rows = [json.loads(line) for line in lines[1:]]
+        except (ValueError, IndexError) as error:
+            raise FileProblem(
+                f"save: {self._path} is no file of minimal perturbations, or damaged; give "
+                "another name"
+            ) from error
+        if head["question"] != asked:
+            raise FileProblem(
+                f"save: {self._path} answers another question (network, points, norm, box, "
+                "target, radius, method, tolerance or seed differ); give another name, or delete it"
+            )
+        self._lines = {row["row"]: row for row in rows if not row["stopped"]}
+        if len(whole) != len(text):
+            self._path.write_text(whole)
+
+    def __contains__(self, row: int) -> bool:
+        """Whether a row is finished."""
+        return row in self._lines
+
+    def get(self, row: int, net: Network) -> Perturbation:
+        """A finished row, without its evidence."""
+        line = dict(self._lines[row])
+        stats = line.pop("stats")
+        assert isinstance(stats, dict)
+        trace = tuple(tuple(entry) for entry in stats.pop("trace"))
+        witness, native = (np.array(line[key]) for key in ("witness", "native_witness"))
+        return Perturbation(
+            **{name: line[name] for name in FIELDS},  # type: ignore[arg-type]
+            witness=witness, native_witness=native, stats=Statistics(**stats, trace=trace),
+            evidence=None, net=net,
+        )  # fmt: skip
+
+    def put(self, row: int, found: Perturbation) -> None:
+        """Write a row."""
+        line: dict[str, object] = {"row": row} | {name: getattr(found, name) for name in FIELDS}
+        line |= {
+            "witness": found.witness.tolist(), "native_witness": found.native_witness.tolist(),
+            "stats": vars(found.stats),
+        }  # fmt: skip
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise FileProblem(f"save: {self._path}: row {row} was not written: {error}") from error
