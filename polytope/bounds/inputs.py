@@ -63,6 +63,9 @@ class InputSet:
         The balls; None where p is inf, since an l_inf ball is a box.
     p : float
         In [1, inf].
+    same : bool
+        All sets of the batch are the same one: functions that are common to all of them are
+        then bounded once.
     """
 
     low: torch.Tensor
@@ -70,6 +73,7 @@ class InputSet:
     center: torch.Tensor | None = None
     radius: torch.Tensor | None = None
     p: float = math.inf
+    same: bool = False
 
     @classmethod
     def from_box(cls, low: torch.Tensor, high: torch.Tensor) -> InputSet:
@@ -173,9 +177,20 @@ class InputSet:
             Values are differentiable; multipliers and points are constants (at an optimal
             multiplier that is the true gradient, by the envelope theorem).
         """
+        if self.same and len(a) == 1 and len(self) > 1:
+            one = self._first().least(a, points)
+            every = (len(self), -1)
+            point = None if one.point is None else one.point.expand(*every, -1)
+            return LeastValues(one.value.expand(every), one.multiplier.expand(every), point)
         if self.center is None or self.radius is None:
             return self._least_in_box(a, points)
         return self._least_in_ball(a, self.center, self.radius, points)
+
+    def _first(self) -> InputSet:
+        """The first set alone."""
+        center = None if self.center is None else self.center[:1]
+        radius = None if self.radius is None else self.radius[:1]
+        return InputSet(self.low[:1], self.high[:1], center, radius, self.p)
 
     def _least_in_box(self, a: torch.Tensor, points: bool) -> LeastValues:
         up, down = a.clamp(min=0), a.clamp(max=0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -105,7 +105,7 @@ class TensorNodes:
                 for side in (query.box.low, query.box.high)
             )
         size = torch.full((count,), radius, dtype=torch.float64)
-        return InputSet.from_ball(x, size, query.p, low, high)
+        return replace(InputSet.from_ball(x, size, query.p, low, high), same=True)
 
 
 def bound(
