@@ -1,10 +1,12 @@
-"""cvxpy with Clarabel, an interior-point method: LP and convex QP.
+"""cvxpy: LP and convex QP by Clarabel, an interior-point method, and MIP by HiGHS.
 
-An opinion by another kind of algorithm. Traps this file knows: cvxpy reports one "user limit" for
-time and iterations, and "optimal_inaccurate" as an optimum, so Clarabel's own status is read;
-Clarabel stops at 1e-8 unless told otherwise; an interior point has tiny wrong multipliers where
-exact ones are zero, so it proves nothing in exact arithmetic (`Capabilities.basic`); an equality's
-multiplier has the opposite sign of ours.
+An opinion by another kind of algorithm; for MIPs by another road to a solver that is here already.
+Traps this file knows: cvxpy reports one "user limit" for time and iterations, and
+"optimal_inaccurate" as an optimum, so Clarabel's own status is read; Clarabel stops at 1e-8 unless
+told otherwise; an interior point has tiny wrong multipliers where exact ones are zero, so it proves
+nothing in exact arithmetic (`Capabilities.basic`); an equality's multiplier has the opposite sign
+of ours; of a HiGHS that stopped early cvxpy drops the point and the bound, so HiGHS's own answer
+is read.
 """
 
 import time
@@ -15,7 +17,9 @@ from typing import Any, ClassVar, Final, final
 import numpy as np
 
 from solvers.backend import Backend, Capabilities
-from solvers.problem import FloatArray, Problem
+from solvers.backends.highs import SMALL_COEFFICIENT
+from solvers.backends.highs import STATUS as HIGHS_STATUS
+from solvers.problem import FloatArray, MixedIntegerProgram, Problem
 from solvers.solution import Duals, Solution, Stats, Status
 
 __all__ = ["STATUS", "CvxpyBackend"]
@@ -38,15 +42,18 @@ STATUS: Final[dict[str, Status]] = {
 }
 """By the names of ``clarabel.SolverStatus``; any other is UNKNOWN."""
 
+SEARCH_STATUS: Final = {word.name: status for word, status in HIGHS_STATUS.items()}
+"""By the names of HiGHS's statuses, which is what cvxpy passes on."""
+
 
 @final
 @dataclass(frozen=True)
 class CvxpyBackend(Backend):
-    """Clarabel by way of cvxpy's modelling; nothing is kept between solves."""
+    """Clarabel, or HiGHS, by way of cvxpy's modelling; nothing is kept between solves."""
 
     name: ClassVar[str] = "cvxpy"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        lp=True, qp=True, duals=True, time_limit=True
+        lp=True, qp=True, mip=True, duals=True, time_limit=True
     )
 
     def run(
@@ -56,9 +63,11 @@ class CvxpyBackend(Backend):
         tol: float,
         time_limit: float,
         presolve: bool,
-        start: FloatArray | None,  # noqa: ARG002 - interior points start at the centre
+        start: FloatArray | None,  # noqa: ARG002 - cvxpy passes none on
     ) -> Solution:
         """Solve once; see `Backend.run`."""
+        if isinstance(problem, MixedIntegerProgram):
+            return _search(problem, tol, time_limit, presolve)
         begin = time.perf_counter()
         x, constraints = _constraints(problem)
         cost = problem.c @ x
@@ -95,12 +104,53 @@ class CvxpyBackend(Backend):
         return Solution(status, stats, x=point, duals=duals)
 
 
+def _search(
+    problem: MixedIntegerProgram, tol: float, time_limit: float, presolve: bool
+) -> Solution:
+    """A MIP by cvxpy's HiGHS."""
+    begin = time.perf_counter()
+    x, constraints = _constraints(problem)
+    model = cvxpy.Problem(cvxpy.Minimize(problem.c @ x), [row for row, _, _ in constraints])
+    options: dict[str, Any] = {
+        "primal_feasibility_tolerance": tol,
+        "dual_feasibility_tolerance": tol,
+        "mip_feasibility_tolerance": tol,
+        "mip_abs_gap": tol,
+        "mip_rel_gap": tol,
+        "small_matrix_value": SMALL_COEFFICIENT,
+        "random_seed": 0 if presolve else 1,
+        "presolve": "choose" if presolve else "off",
+        "mip_allow_restart": presolve,
+    }
+    data, chain, _ = model.get_problem_data(cvxpy.HIGHS)
+    left = time_limit - (time.perf_counter() - begin)
+    if left <= 0:
+        return Solution(Status.TIME_LIMIT, Stats("cvxpy", time.perf_counter() - begin))
+    raw = chain.solve_via_data(model, data, solver_opts=options | {"time_limit": left})
+    status = SEARCH_STATUS.get(raw["model_status"], Status.UNKNOWN)
+    info, found = raw["info"], raw["solution"]
+    point = None
+    if found.value_valid:
+        # The columns of the problem as cvxpy passes it on are those of the variable.
+        point = np.array(found.col_value, dtype=np.float64)
+    whole = bool(problem.integrality.any())
+    stats = Stats(
+        "cvxpy", time.perf_counter() - begin, nodes=int(info.mip_node_count) if whole else -1,
+        message=raw["model_status"],
+    )  # fmt: skip
+    bound = info.mip_dual_bound if whole else -np.inf
+    return Solution(status, stats, x=point, dual_bound=bound)
+
+
 def _constraints(problem: Problem) -> tuple[Any, list[tuple[Any, FloatArray | None, float]]]:
     """Return the variable, and each constraint with the rows it holds and its dual's sign.
 
     The rows of a constraint on columns are None.
     """
-    x = cvxpy.Variable(problem.c.size)
+    integer: Any = False
+    if isinstance(problem, MixedIntegerProgram) and problem.integrality.any():
+        integer = np.nonzero(problem.integrality)
+    x = cvxpy.Variable(problem.c.size, integer=integer)
     A, low, high = problem.A, problem.row_lower, problem.row_upper
     equal = low == high
     above, below = np.isfinite(low) & ~equal, np.isfinite(high) & ~equal

@@ -136,7 +136,7 @@ def test_every_region_of_small_networks(make, p: float, attack: bool) -> None:
 
 
 @pytest.mark.parametrize("make", KINDS)
-@pytest.mark.parametrize("solver", ["highs", "scipy", "scip", "pulp"])
+@pytest.mark.parametrize("solver", ["highs", "scipy", "scip", "pulp", "cvxpy"])
 def test_every_backend(make, solver: str) -> None:
     for p in (1.0, INF):
         asked = query(make, 4, p)
@@ -266,7 +266,7 @@ def test_refusals() -> None:
     with pytest.raises(UnknownBackendError, match="available here: highs"):
         mixed_integer(asked, interval, "gurobi")
     with pytest.raises(UnsupportedProblemError, match="installed ones that do: highs"):
-        mixed_integer(asked, interval, "cvxpy")
+        mixed_integer(asked, interval, "daqp")
     with pytest.raises(UnsupportedProblemError, match=r"quadratic objective.*scip"):
         mixed_integer(replace(asked, p=2.0), interval, "highs")
     with pytest.raises(pt.errors.InputError, match="norms 1, 2 and inf"):
