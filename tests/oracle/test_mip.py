@@ -25,6 +25,7 @@ from tests.data import data_path
 from tests.nets import dense
 
 INF = math.inf
+ATTACK = LinearRegion(restarts=0, rivals=0)
 
 
 class Residual(nn.Module):
@@ -63,17 +64,24 @@ KINDS = [plain, clipped, Residual, pooled]
 
 
 @functools.cache
-def query(make, seed: int, p: float) -> Query:
+def network(make, seed: int) -> pt.Network:
     torch.manual_seed(seed)
     d = 2 + seed % 2
     model = make(d).double()
     with torch.no_grad():  # no class may win everywhere
         last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
         last.bias -= model(4 * torch.rand(500, d, dtype=torch.float64) - 2).mean(dim=0)
-    net = pt.compile(model, (d,))
+    return pt.compile(model, (d,))
+
+
+@functools.cache
+def query(make, seed: int, p: float) -> Query:
+    """With no tolerance, so that no proof of CROWN's spares the programs."""
+    net = network(make, seed)
+    d = net.input_size
     x = np.random.default_rng(seed).uniform(-1, 1, d)
-    box = pt.Box(np.full(d, -2.0), np.full(d, 2.0))
     label = int(net.predict(x[None])[0])
+    box = pt.Box(np.full(d, -2.0), np.full(d, 2.0))
     return Query(net, x, label, None, p, box, None, 0.0, seed, 2**30)
 
 
@@ -83,7 +91,7 @@ def answer(
     interval = Interval(asked, time.perf_counter() + 60)
     if attack:
         box, p = asked.box, "inf" if asked.p == INF else asked.p
-        found = LinearRegion()(asked.net, asked.x[None], p=p, box=box, target=asked.target)
+        found = ATTACK(asked.net, asked.x[None], p=p, box=box, target=asked.target)
         if np.isfinite(found.distance[0]):
             interval.offer(found.witness[0])
     return interval, mixed_integer(asked, interval, solver, tighten)
@@ -117,30 +125,30 @@ def check(asked: Query, interval: Interval, run: MixedIntegerRun) -> None:
     assert interval.lower <= expected * (1 + 1e-9)
     assert interval.upper == pytest.approx(expected, rel=1e-9)
     if math.isfinite(expected):
-        # Claims are lowered by solvers' tolerances, which are relative to the ball searched; in
-        # l_2 they are of the square.
+        # Claims are lowered by solvers' tolerances, which are relative to the ball searched (1e-6,
+        # whatever it is asked for, in scipy's gap); in l_2 they are of the square.
         ball = max(t.unit for t in run.targets if t.attempts)
-        slack = 2e-7 * ball * (max(1.0, 2 * ball / expected) if asked.p == 2 else 1.0)
+        slack = 2e-6 * ball * (max(1.0, 2 * ball / expected) if asked.p == 2 else 1.0)
         assert run.claimed_lower == pytest.approx(expected, abs=slack)
     else:  # nothing in the box
         assert run.claimed_lower >= np.abs(np.concatenate(asked.steps())).max()
 
 
 @pytest.mark.parametrize("make", KINDS)
-@pytest.mark.parametrize("p", [1.0, INF])
-@pytest.mark.parametrize("attack", [True, False])
-def test_every_region_of_small_networks(make, p: float, attack: bool) -> None:
-    for seed in range(3):
+@pytest.mark.parametrize("seed", range(2))
+def test_every_region_of_small_networks(make, seed: int) -> None:
+    for p in (1.0, INF):
         asked = query(make, seed, p)
-        check(asked, *answer(asked, attack=attack))
+        check(asked, *answer(asked))
+        check(asked, *answer(asked, attack=False))
 
 
 @pytest.mark.parametrize("make", KINDS)
-@pytest.mark.parametrize("solver", ["highs", "scipy", "scip", "pulp", "cvxpy"])
-def test_every_backend(make, solver: str) -> None:
+def test_every_backend(make) -> None:
     for p in (1.0, INF):
-        asked = query(make, 4, p)
-        check(asked, *answer(asked, solver))
+        asked = query(make, 0, p)
+        for solver in ("highs", "scipy", "scip", "pulp", "cvxpy"):
+            check(asked, *answer(asked, solver))
 
 
 @pytest.mark.parametrize("make", KINDS)
@@ -150,11 +158,11 @@ def test_l2_by_a_quadratic_objective(make) -> None:
         check(asked, *answer(asked, attack=seed == 0))
 
 
-@pytest.mark.parametrize("tighten", ["crown", "lp", "mip"])
-def test_every_way_to_tighten(tighten) -> None:
-    for make in KINDS:
-        asked = query(make, 5, INF)
-        check(asked, *answer(asked, tighten=tighten))
+@pytest.mark.parametrize("make", KINDS)
+def test_every_way_to_tighten(make) -> None:
+    asked = query(make, 1, INF)
+    for tighten in ("crown", "lp", "mip"):
+        check(asked, *answer(asked, tighten=tighten, attack=False))
 
 
 def test_targets() -> None:
