@@ -5,12 +5,15 @@ the bounds leave open one part per piece with binaries between them.  Everything
 these and is substituted, whatever the architecture was (`polytope.regions.sums`): a unit with one
 piece left costs neither row nor column.
 
-A unit of pieces over [l, u] is encoded incrementally: its input is l plus one part per piece,
-``0 <= part_j <= width_j``, and a binary between two pieces says whether the first is used up,
+A unit of pieces over [l, u] is encoded incrementally: its input is ``l + sum_j width_j part_j``
+with one part in [0, 1] per piece, and a binary between two pieces says whether the first is used
+up,
 
-    part_j >= width_j a_{j+1},    part_j <= width_j a_j,
+    part_j >= a_{j+1},    part_j <= a_j.
 
-so that the relaxation is the convex hull of the unit's graph (Vielma, Ahmed, Nemhauser,
+Whatever the size of a unit's weights, these rows are of size one: a solver's absolute tolerances
+mean the same for all units (a violation of 1e-9 is a thousandth of a unit that reads 1e-6).
+The relaxation is the convex hull of the unit's graph (Vielma, Ahmed, Nemhauser,
 "Mixed-integer models for nonseparable piecewise-linear optimization", Operations Research 2010).
 For a ReLU this is the big-M form of Tjeng, Xiao, Tedrake, "Evaluating robustness of neural
 networks with mixed integer programming", ICLR 2019.  A maximum has one binary per candidate that
@@ -218,29 +221,31 @@ class Encoder:
             (np.where(count > 1, 0.0, slope), (units, units)), shape=(len(units), len(units))
         )
         constant = intercept + slope * np.where(count > 1, known.low, reads.constant)
-        rows, columns, factors = [], [], []
-        parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        rows: list[np.ndarray] = []
+        columns: list[np.ndarray] = []
+        widths, factors = [], []
         for j in range(int(last.max(initial=-1)) + 1):
             own = np.flatnonzero(last >= j)
             left = begin[own] if j == 0 else breaks[open_[own], start[own] + j - 1]
             piece = np.minimum(start[own] + j, breaks.shape[1] - 1)
             right = np.where(last[own] == j, end[own], breaks[open_[own], piece])
             width = np.maximum(right - left, 0.0)
-            at = self._add_columns(np.zeros(len(own)), width)
+            at = self._add_columns(np.zeros(len(own)), np.ones(len(own)))
             if j > 0:
                 # The part j - 1 of these units is used up where this one is not zero.
                 used = self._add_columns(np.zeros(len(own)), np.ones(len(own)), whole=True)
-                before, wide = (v[np.searchsorted(parts[-1][0], own)] for v in parts[-1][1:])
-                self._add_sparse([before, used], [np.ones(len(own)), -wide], 0.0, np.inf)
-                self._add_sparse([at, used], [np.ones(len(own)), -width], -np.inf, 0.0)
-            parts.append((own, at, width))
+                before = columns[-1][np.searchsorted(rows[-1], own)]
+                signs = [np.ones(len(own)), -np.ones(len(own))]
+                self._add_sparse([before, used], signs, 0.0, np.inf)
+                self._add_sparse([at, used], signs, -np.inf, 0.0)
             rows.append(own)
             columns.append(at)
-            factors.append(slopes[open_[own], start[own] + j])
+            widths.append(width)
+            factors.append(width * slopes[open_[own], start[own] + j])
         if len(open_):
             row, column = np.concatenate(rows), np.concatenate(columns)
             shape = (len(open_), self._width)
-            total = csr_array((np.ones(len(row)), (row, column)), shape=shape)
+            total = csr_array((np.concatenate(widths), (row, column)), shape=shape)
             read = reads.rows(open_)
             self._add_rows(
                 _widened(read.matrix, self._width) - total,

@@ -43,6 +43,8 @@ ROOM = 1e-5
 RETRIES = 2
 #: The bounds are made anew once the reach is this part of what it was.
 SHRUNK = 0.95
+#: Part of the time left that may go into tightening bounds.
+TIGHTENING = 0.25
 #: A program that ran out of time is begun again only with this many times its time.
 LONGER = 2.0
 #: After these the program is solved again, in another order.
@@ -249,8 +251,9 @@ class _Search:
         while waiting and not interval.stopped:
             unfinished: list[int] = []
             for i, target in enumerate(waiting):
-                share = (interval.deadline - time.perf_counter()) / (len(waiting) - i)
-                if interval.stopped or share < LONGER * self.runs[target].seconds:
+                left = interval.deadline - time.perf_counter()
+                share = max(left / (len(waiting) - i), LONGER * self.runs[target].seconds)
+                if interval.stopped or share > left:
                     continue
                 if not self._encode(bounds):
                     break
@@ -314,7 +317,9 @@ class _Search:
             bounds = self._bounded()
         interval.held = encoding_bytes(self.query.net)
         if not interval.full:
-            self.encoder = encoded(self.query, bounds, self.radius, self.tighten, interval.deadline)
+            now = time.perf_counter()
+            until = now + TIGHTENING * (interval.deadline - now)
+            self.encoder = encoded(self.query, bounds, self.radius, self.tighten, until)
             interval.held = self.encoder.held
         return not interval.full
 

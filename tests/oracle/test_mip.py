@@ -199,6 +199,46 @@ def test_one_of_the_real_digits() -> None:
         assert 0 < interval.lower < optimum  # CROWN's, and not the solver's word
 
 
+@pytest.mark.parametrize("solver", ["highs", "scip", "pulp"])
+def test_tiny_weights_change_nothing(solver: str) -> None:
+    """What a unit reads may be as small as a solver's tolerance."""
+    rng = np.random.default_rng(3)
+    first, second = rng.normal(size=(6, 2)), rng.normal(size=(3, 6))
+    bias = 0.3 * rng.normal(size=6)
+    x, box = np.array([0.2, -0.1]), pt.Box(np.full(2, -2.0), np.full(2, 2.0))
+    found = []
+    for size in (1.0, 2.0**-27):
+        net = pt.compile([(first * size, bias * size), (second / size, np.zeros(3))])
+        label = int(net.predict(x[None])[0])
+        asked = Query(net, x, label, None, INF, box, None, 0.0, 0, 2**30)
+        interval, run = answer(asked, solver, attack=False)
+        assert run.finished
+        assert not run.contradicted
+        assert run.claimed_lower == pytest.approx(interval.upper, rel=2e-6)
+        found.append(interval.upper)
+    assert found[1] == pytest.approx(found[0], rel=1e-9)
+
+
+def test_a_program_out_of_time_is_begun_again(monkeypatch) -> None:
+    """In another order, as long as there is twice the time that it has had."""
+    asked = query(plain, 0, INF)
+    own = replace(asked, target=asked.targets[0])
+    calls = []
+
+    def slow(program, *args, **settings) -> Solution:
+        found = solve(program, *args, **settings)
+        calls.append(program)
+        return replace(found, status=Status.TIME_LIMIT, x=None) if len(calls) == 1 else found
+
+    monkeypatch.setattr(mip, "solve", slow)
+    interval = Interval(own, time.perf_counter() + 60)
+    run = mixed_integer(own, interval)
+    assert run.targets[0].attempts[0].status is Status.TIME_LIMIT
+    assert len(calls) == 2
+    assert (calls[0].c != calls[1].c).any()
+    check(own, interval, run)
+
+
 def test_a_claim_above_a_known_witness_is_refuted_and_asked_again(monkeypatch) -> None:
     asked = query(plain, 0, INF)
     nearest = brute_force(asked)
