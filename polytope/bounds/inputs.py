@@ -212,6 +212,9 @@ class InputSet:
         self, a: torch.Tensor, center: torch.Tensor, radius: torch.Tensor, points: bool
     ) -> LeastValues:
         p, q = self.p, dual_exponent(self.p)
+        plain = a.dtype == torch.float64 and a.device.type == "cpu" and not a.requires_grad
+        if p in (1.0, 2.0) and plain and not points:
+            return self._least_compiled(a, center, radius)
         weights = a.abs().expand(len(self), -1, -1)
         room = torch.where(
             a > 0, above(center - self.low)[:, None], above(self.high - center)[:, None]
@@ -239,6 +242,24 @@ class InputSet:
         bad = torch.isnan(value)
         value = torch.where(bad, torch.full_like(value, -torch.inf), value)
         return LeastValues(value, lam, point)
+
+    def _least_compiled(
+        self, a: torch.Tensor, center: torch.Tensor, radius: torch.Tensor
+    ) -> LeastValues:
+        """`_least_in_ball` for p = 1 and 2 without derivatives, compiled."""
+        from polytope.bounds.ball_kernels import ball_rows  # compiled: only when it is wanted
+
+        shape = (len(self), a.shape[1])
+        value, size, lam = (torch.zeros(shape, dtype=a.dtype) for _ in range(3))
+        ball_rows(
+            a.contiguous().numpy(), above(center - self.low).numpy(),
+            above(self.high - center).numpy(), center.contiguous().numpy(), radius.numpy(), self.p,
+            value.numpy(), size.numpy(), lam.numpy(),
+        )  # fmt: skip
+        error = SLACK * gamma(a.shape[2] + 8, a.dtype) * size
+        value = value - error - _lost(a, self.magnitude + center.abs() + radius[:, None])
+        value = torch.where(torch.isnan(value), torch.full_like(value, -torch.inf), value)
+        return LeastValues(value, lam, None)
 
 
 def _lost(a: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,42 +16,15 @@ from polytope.robustness.interval import Interval
 from polytope.robustness.mip import mixed_integer
 from polytope.robustness.node import NodeBounds
 from polytope.robustness.nodes import TensorNodes
-from polytope.robustness.perturbation import Evidence
 from polytope.robustness.query import Query
+from polytope.robustness.ran import Ran
 from polytope.robustness.traversal import traverse
 
-METHODS = ("auto", "branch_and_bound", "traversal", "mip")
 #: Multiplications of one node's bounds up to which the compiled ones, one node at a time, are
 #: faster than tensors of many nodes.
 COMPILED = 2**23
 #: Most pieces of a unit that the compiled bounds keep as bits.
 PIECES = 60
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What an engine did.
-
-    Attributes
-    ----------
-    method : str
-    explain : str
-    evidence : Evidence or None
-    exactness : str
-    claimed : float
-    crown : float
-    regions, nodes, programs : int
-    """
-
-    method: str
-    explain: str
-    evidence: Evidence | None = None
-    exactness: str = "safe-float"
-    claimed: float = math.nan
-    crown: float = math.nan
-    regions: int = 0
-    nodes: int = 0
-    programs: int = 0
 
 
 class Engines:

@@ -114,7 +114,7 @@ class Interval:
         """Nothing adversarial is nearer than `lower`, says a proof."""
         lower = min(lower, self.upper)
         if lower > self.lower:
-            self.lower = lower
+            self.lower = float(lower)
             self._changed()
 
     def offer(self, point: np.ndarray, polish: bool = True) -> bool:
@@ -143,7 +143,7 @@ class Interval:
         if not distance < self.upper:
             return False
         assert distance >= lp_norm((witness - self.query.x)[None], self.query.p)[0] * (1 - 1e-12)
-        self.upper, self.witness = distance, witness
+        self.upper, self.witness = float(distance), witness
         self._changed()
         return True
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,10 +20,10 @@ from polytope.errors import InputError
 from polytope.inputs import as_batch, as_labels, as_norm, positive_int, require_inside
 from polytope.model import Network
 from polytope.robustness.certificates import Certificates
-from polytope.robustness.engines import METHODS, Engines, Ran
 from polytope.robustness.interval import Interval, Progress
 from polytope.robustness.perturbation import Perturbation, Perturbations, Statistics
 from polytope.robustness.query import Query
+from polytope.robustness.ran import METHODS, Ran
 from polytope.robustness.saved_rows import SavedRows, question
 from polytope.robustness.theorem import certify
 from polytope.robustness.witness import native_witnesses
@@ -31,6 +32,9 @@ from polytope.sets import Box, BoxLike, as_box
 from solvers.errors import SolverError
 from solvers.norms import NormLike
 from solvers.registry import get
+
+if TYPE_CHECKING:
+    from polytope.robustness.engines import Engines
 
 #: The attack that gives every point its first witness: repeated linearisation, then programs on
 #: the regions behind the faces that hold the best one. What it misses, the engines find.
@@ -153,6 +157,8 @@ def minimal_perturbation(
     The bounds hold in exact arithmetic for the compiled graph (`Perturbation.exactness` says
     where a deep network makes that impossible); `native_upper` is replayed in the source model.
     """
+    from polytope.robustness.engines import Engines  # compiled code: only when it is wanted
+
     asked = _checked(
         net, x, y, p, box, target, radius, time_limit, tol, callback, seed, memory, method, solver
     )
@@ -167,7 +173,8 @@ def minimal_perturbation(
     interrupted = False
     for start in range(0, len(asked.x), size):
         part = np.arange(start, min(start + size, len(asked.x)))
-        open_ = np.array([i for i in part if saved is None or i not in saved], dtype=np.int64)
+        finished = [] if saved is None else [i for i in part.tolist() if i in saved]
+        open_ = np.setdiff1d(part, finished)
         found: dict[int, Perturbation] = {}
         if len(open_) and not interrupted:
             if engines is None:
@@ -185,9 +192,13 @@ def minimal_perturbation(
                 rows.append(saved.get(i, net))
             else:
                 rows.append(found[i] if i in found else _untouched(asked, i, method))
-    given = tuple(np.shape(x)) if not isinstance(x, torch.Tensor) else tuple(x.shape)
-    alone = given in (tuple(net.input_shape), (net.input_size,))
-    return rows[0] if alone else Perturbations(tuple(rows))
+    return rows[0] if _alone(net, x) else Perturbations(tuple(rows))
+
+
+def _alone(net: Network, x: object) -> bool:
+    """Whether one point was given, not a batch of one."""
+    shape = tuple(x.shape) if isinstance(x, torch.Tensor) else np.asarray(x).shape
+    return shape in (tuple(net.input_shape), (net.input_size,))
 
 
 class _Chunk:

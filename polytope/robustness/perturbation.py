@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 import numpy as np
 
 from polytope.model import Network
 from polytope.region import Region, region_at
-from polytope.robustness.branch_and_bound import Branched
-from polytope.robustness.mip import MixedIntegerRun
-from polytope.robustness.traversal import Traversal
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from polytope.robustness.branch_and_bound import Branched
+    from polytope.robustness.mip import MixedIntegerRun
+    from polytope.robustness.traversal import Traversal
+
 #: What an engine leaves behind, from which its bound can be proved again.
-Evidence = Branched | Traversal | MixedIntegerRun
+Evidence: TypeAlias = "Branched | Traversal | MixedIntegerRun"
 
 
 @dataclass(frozen=True)
