@@ -5,6 +5,7 @@ Every answer is a proof, a verified witness, or an interval.
 >>> import polytope as pt
 >>> net = pt.compile(model, input_shape=(64,))  # doctest: +SKIP
 >>> pt.certify(net, X, p=2, box=(0, 1)).to_frame()  # doctest: +SKIP
+>>> pt.minimal_perturbation(net, X, p="inf", box=(0, 1)).to_frame()  # doctest: +SKIP
 """
 
 import os as _os
@@ -42,6 +43,9 @@ from polytope.pattern import ActivationPattern  # noqa: E402
 from polytope.region import Region  # noqa: E402
 from polytope.region_plot import plot_regions  # noqa: E402
 from polytope.robustness.certificates import Certificates  # noqa: E402
+from polytope.robustness.compare import CrossCheck, cross_check  # noqa: E402
+from polytope.robustness.minimal import minimal_perturbation  # noqa: E402
+from polytope.robustness.perturbation import Perturbation, Perturbations  # noqa: E402
 from polytope.robustness.theorem import certify  # noqa: E402
 from polytope.sets import Ball, Box, HPolytope  # noqa: E402
 from polytope.slices import Slice  # noqa: E402
@@ -52,9 +56,12 @@ __all__ = [
     "BoundaryDistance",
     "Box",
     "Certificates",
+    "CrossCheck",
     "DecisionDistance",
     "HPolytope",
     "Network",
+    "Perturbation",
+    "Perturbations",
     "PolytopeError",
     "Region",
     "RegionGraph",
@@ -63,9 +70,11 @@ __all__ = [
     "certify",
     "compile",
     "count_complete_regions",
+    "cross_check",
     "decision_distance",
     "directional_margin",
     "load",
+    "minimal_perturbation",
     "plot_regions",
     "region_graph",
     "resume",
