@@ -80,6 +80,15 @@ def read_rows(text: str) -> slice:
     return slice(*parts)
 
 
+@_argument("names as in pgd,linear_region")
+def read_words(text: str) -> list[str]:
+    """Names separated by commas."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise ValueError
+    return words
+
+
 @_argument("positive whole numbers as in 1,28,28")
 def read_shape(text: str) -> tuple[int, ...]:
     """The shape of an input."""

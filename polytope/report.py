@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
@@ -88,6 +88,24 @@ def counter(before: str, text: str) -> Iterator[Counter]:
     )  # fmt: skip
     with _progress(*columns) as progress:
         yield Counter(progress, before, text)
+
+
+class Status:
+    """A line that says what is at work."""
+
+    def __init__(self, show: Callable[[Text], None]) -> None:
+        self._show = show
+
+    def __call__(self, text: str) -> None:
+        """Show another text."""
+        self._show(Text(text))
+
+
+@contextmanager
+def status_line(text: str) -> Iterator[Status]:
+    """A changing line on stderr while the block runs; nothing where that is no terminal."""
+    with Console(stderr=True, highlight=False).status(Text(text)) as status:
+        yield Status(status.update)
 
 
 @contextmanager
