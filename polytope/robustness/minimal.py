@@ -29,7 +29,7 @@ from polytope.robustness.theorem import certify
 from polytope.robustness.witness import native_witnesses
 from polytope.rows import classes_of
 from polytope.sets import Box, BoxLike, as_box
-from solvers.errors import SolverError
+from solvers.errors import SolverError, UnsupportedProblemError
 from solvers.norms import NormLike
 from solvers.registry import get
 
@@ -261,6 +261,8 @@ class _Chunk:
                 method, why = self._engines.choose(query, interval)
                 ran = replace(ran, method=method, explain=f"{method} ({why}) did not finish")
                 ran = self._engines.run(query, interval, method, why)
+        except UnsupportedProblemError as error:
+            raise InputError(f"solver: {error}") from error
         except KeyboardInterrupt:
             self.interrupted = True
         attack_upper = math.inf if self._attacked is None else float(self._attacked.distance[k])
