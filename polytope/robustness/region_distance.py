@@ -1,16 +1,26 @@
-"""Compiled: the distance from a point to a region, or to a part of it, with a proof."""
+"""Compiled: the distance from a point to a region, or to a part of it, with a proof.
+
+In l_2 by `projection_kernels`.  In l_1 and l_inf by linear programs with few of the rows: those
+that had a weight in a region nearby, then the ones that the solution violates, until none does or
+the few rows prove a distance beyond the radius.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from polytope.robustness.halfspace_kernels import combined_bound
+from polytope.robustness.growing_program import add_row, begin_program, solve_program
+from polytope.robustness.halfspace_kernels import FAST, combined_bound
 from polytope.robustness.projection_kernels import BEYOND, NEAREST, STUCK, nearest_step
-from solvers.boxed import INFEASIBLE, OPTIMAL, Room, boxed_kernel
+from solvers.boxed import FAILED, INFEASIBLE, Room
 from solvers.compiled import kernel
 
-#: Rounds of `_radii`: the bounds of an l_inf distance that one program each makes sharper.
-ROUNDS = 40
+#: Programs by which the bound of an l_inf distance is made sharper.
+ROUNDS = 60
+#: A step longer than the radius by this part is surely beyond it.
+ENOUGH = 1e-9
+#: Violations up to this part of the step, for rows of length 1, are rounding.
+VIOLATED = 1e-11
 #: A bound that grows by less than this part is as good as it gets.
 SHARP = 1e-13
 
@@ -47,13 +57,14 @@ def _proved(task, place, radius):
 
 
 @kernel
-def _room(place, m, n):
-    """Room of `boxed_kernel` for so many rows and columns, in the arrays of the place."""
-    columns = n + m
+def _room(place, n):
+    """Room for a program of n columns, in the arrays of the place."""
+    most = len(place.basis)
+    columns = n + most
     return Room(
-        place.table[: m * columns].reshape((m, columns)), place.vectors[0, :columns],
-        place.vectors[1, :m], place.lists[0, :m], place.lists[1, :columns],
-        place.lists[2, :columns], place.vectors[2, :columns],
+        place.table[: most * columns].reshape((most, columns)), place.vectors[0, :columns],
+        place.vectors[1, :most], place.basis, place.lists[0, :columns], place.lists[1, :columns],
+        place.vectors[2, :columns],
     )  # fmt: skip
 
 
@@ -79,52 +90,97 @@ def _keep(place, multipliers, count, lead):
 
 
 @kernel
+def _first_rows(place):
+    """Begin with the rows that have a weight: how many there are."""
+    count = min(place.weights.used[0], len(place.basis))
+    for a in range(count):
+        place.rows[a] = place.weights.own[a]
+    place.weights.used[0] = 0
+    return count
+
+
+@kernel(fastmath=FAST)
+def _worst_row(place, m, count, lead):
+    """The row that the step violates most, and is not in use; -1 if there is none."""
+    step, A = place.space.step, place.region.A
+    size = square = 0.0
+    for j in range(len(step)):
+        size = max(size, abs(step[j]))
+        square += step[j] * step[j]
+    far = np.sqrt(square)
+    worst, row = 0.0, -1
+    for i in range(m):
+        if (place.length[i] == 0.0 and not place.c[i] > 0.0) or i == lead:
+            continue
+        value = place.c[i]
+        if -value >= far * place.length[i] and value <= 0.0:
+            continue
+        for j in range(len(step)):
+            value += A[i, j] * step[j]
+        value = value * _scale(place, i) - VIOLATED * size
+        if value > worst:
+            taken = False
+            for a in range(count):
+                taken = taken or place.rows[a] == i
+            if not taken:
+                worst, row = value, i
+    return row
+
+
+@kernel
 def _sums(task, place, m, radius):
     """In l_1: the step split into its positive and negative parts, their sum at least."""
     k = len(task.low)
-    A, c = place.region.A, place.c
-    count = 0
-    for i in range(m):
-        largest = 0.0
-        for j in range(k):
-            largest = max(largest, abs(A[i, j]))
-        # Other rows hold wherever the step is shorter than the radius.
-        if c[i] > -radius * largest or (largest == 0.0 and c[i] > 0.0):
-            place.rows[count] = i
-            count += 1
-    place.weights.used[0] = 0
-    step = place.space.step
+    A, c, step = place.region.A, place.c, place.space.step
+    begun = _first_rows(place)
+    # Only coordinates that have a way to go in a direction are columns.
+    cost, low, high, x, line = (
+        place.vectors[4], place.vectors[5], place.vectors[6], place.vectors[7], place.vectors[3]
+    )  # fmt: skip
+    n = 0
+    for j in range(2 * k):
+        end = task.high[j] if j < k else -task.low[j - k]
+        if end > 0.0:
+            place.columns[n] = j
+            cost[n], low[n], high[n] = 1.0, 0.0, end
+            n += 1
+    at = _room(place, n)
+    begin_program(n, cost, low, high, x, at)
     for j in range(k):
         step[j] = 0.0
-    if count == 0:
-        return NEAREST
-    table = place.matrix[: count * 2 * k].reshape((count, 2 * k))
-    right, cost, low, high, x = (
-        place.vectors[3, :count], place.vectors[4, : 2 * k], place.vectors[5, : 2 * k],
-        place.vectors[6, : 2 * k], place.vectors[7, : 2 * k],
-    )  # fmt: skip
-    for a in range(count):
-        i = place.rows[a]
-        scale = _scale(place, i)
+    multipliers = place.vectors[8]
+    count = 0
+    while count < len(at.basis):
+        if count >= begun:
+            row = _worst_row(place, m, count, -1)
+            if row < 0:
+                return NEAREST
+            place.rows[count] = row
+        row = place.rows[count]
+        scale = _scale(place, row)
+        for q in range(n):
+            j = place.columns[q]
+            line[q] = scale * A[row, j] if j < k else -scale * A[row, j - k]
+        add_row(n, line, -scale * c[row], x, at, count)
+        count += 1
+        if count < begun:
+            continue
+        status = solve_program(n, low, high, x, multipliers, at, count)
+        if status == FAILED:
+            return STUCK
+        _keep(place, multipliers, count, -1)
+        if status == INFEASIBLE:
+            return BEYOND
+        total = 0.0
         for j in range(k):
-            table[a, j], table[a, k + j] = scale * A[i, j], -scale * A[i, j]
-        right[a] = -scale * c[i]
-    for j in range(k):
-        cost[j] = cost[k + j] = 1.0
-        low[j] = low[k + j] = 0.0
-        high[j], high[k + j] = task.high[j], -task.low[j]
-    multipliers = place.vectors[8, :count]
-    status, _ = boxed_kernel(
-        cost, table, right, low, high, x, multipliers, _room(place, count, 2 * k)
-    )
-    if status != OPTIMAL and status != INFEASIBLE:
-        return STUCK
-    _keep(place, multipliers, count, -1)
-    if status == INFEASIBLE:
-        return BEYOND
-    for j in range(k):
-        step[j] = x[j] - x[k + j]
-    return NEAREST
+            step[j] = 0.0
+        for q in range(n):
+            j = place.columns[q]
+            total += x[q]
+            step[j if j < k else j - k] += x[q] if j < k else -x[q]
+        if total > radius * (1.0 + ENOUGH):
+            return BEYOND
+    return STUCK
 
 
 @kernel
@@ -136,26 +192,20 @@ def _radii(task, place, m, radius):
     k = len(task.low)
     A, c = place.region.A, place.c
     worst, lead = 0.0, -1
-    count = 0
     for i in range(m):
-        most, size = c[i], 0.0
+        size = 0.0
         for j in range(k):
-            a = A[i, j]
-            most += max(a * task.low[j], a * task.high[j])
-            size += abs(a)
-        if most > 0.0:
-            place.rows[count] = i
-            count += 1
+            size += abs(A[i, j])
         if c[i] > 0.0 and (size == 0.0 or c[i] > worst * size):
             worst, lead = (c[i] / size if size > 0.0 else np.inf), i
-    place.weights.used[0] = 0
     for j in range(k):
         place.space.step[j] = 0.0
     if lead < 0:
+        place.weights.used[0] = 0
         return NEAREST, 0.0
     # The lead is what is to become least, the other rows are the constraints.
     kept = 0
-    for a in range(count):
+    for a in range(_first_rows(place)):
         if place.rows[a] != lead:
             place.rows[kept] = place.rows[a]
             kept += 1
@@ -163,13 +213,13 @@ def _radii(task, place, m, radius):
     below = _proved(task, place, radius)
     if below >= radius:
         return BEYOND, below
-    status, bound = _within(task, place, kept, lead, radius, radius)
+    status, bound, kept = _within(task, place, m, kept, lead, radius, radius)
     if status == STUCK or bound >= radius:
         return status, max(bound, below)
     bound = below
     place.weights.own[0], place.weights.value[0], place.weights.used[0] = lead, 1.0, 1
     for _ in range(ROUNDS):
-        status, sharper = _within(task, place, kept, lead, bound, radius)
+        status, sharper, kept = _within(task, place, m, kept, lead, bound, radius)
         if status != BEYOND or not sharper > bound * (1.0 + SHARP):
             break
         bound = sharper
@@ -177,45 +227,48 @@ def _radii(task, place, m, radius):
 
 
 @kernel
-def _within(task, place, count, lead, t, radius):
+def _within(task, place, m, count, lead, t, radius):
     """Whether the polyhedron is empty in the box of radius t: (BEYOND, a proved distance) then.
 
-    If not (NEAREST), the weights stay what they were.
+    If not (NEAREST), the weights stay what they were.  The third number says how many rows the
+    programs have come to use.
     """
     k = len(task.low)
     A, c = place.region.A, place.c
     low, high, step = place.vectors[5, :k], place.vectors[6, :k], place.space.step
+    goal, scale = place.vectors[4, :k], _scale(place, lead)
     for j in range(k):
         low[j], high[j] = max(task.low[j], -t), min(task.high[j], t)
-    goal, scale = place.line, _scale(place, lead)
-    for j in range(k):
         goal[j] = scale * A[lead, j]
-    multipliers = place.vectors[8, :count]
-    if count == 0:
-        value = scale * c[lead]
-        for j in range(k):
-            step[j] = low[j] if goal[j] > 0.0 else high[j]
-            value += goal[j] * step[j]
-    else:
-        table, right = place.matrix[: count * k].reshape((count, k)), place.vectors[3, :count]
-        for a in range(count):
-            i = place.rows[a]
-            scale = _scale(place, i)
+    at = _room(place, k)
+    begin_program(k, goal, low, high, step, at)
+    multipliers, line, begun = place.vectors[8], place.vectors[3], count
+    count = 0
+    while True:
+        if count >= begun:
+            value = scale * c[lead]
             for j in range(k):
-                table[a, j] = scale * A[i, j]
-            right[a] = -scale * c[i]
-        status, _ = boxed_kernel(
-            goal, table, right, low, high, step, multipliers, _room(place, count, k)
-        )
+                value += goal[j] * step[j]
+            if value > 0.0:
+                _keep(place, multipliers, count, lead)
+                return BEYOND, _proved(task, place, radius), count
+            row = _worst_row(place, m, count, lead)
+            if row < 0:
+                return NEAREST, 0.0, count
+            if count == len(at.basis):
+                return STUCK, 0.0, count
+            place.rows[count] = row
+        row = place.rows[count]
+        own = _scale(place, row)
+        for j in range(k):
+            line[j] = own * A[row, j]
+        add_row(k, line, -own * c[row], step, at, count)
+        count += 1
+        if count < begun:
+            continue
+        status = solve_program(k, low, high, step, multipliers, at, count)
+        if status == FAILED:
+            return STUCK, 0.0, count
         if status == INFEASIBLE:
             _keep(place, multipliers, count, -1)
-            return BEYOND, _proved(task, place, radius)
-        if status != OPTIMAL:
-            return STUCK, 0.0
-        value = _scale(place, lead) * c[lead]
-        for j in range(k):
-            value += goal[j] * step[j]
-    if not value > 0.0:
-        return NEAREST, 0.0
-    _keep(place, multipliers, count, lead)
-    return BEYOND, _proved(task, place, radius)
+            return BEYOND, _proved(task, place, radius), count

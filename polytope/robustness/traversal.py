@@ -36,6 +36,7 @@ robustness certification" (ICLR 2021).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -200,6 +201,8 @@ class _Search:
                 self._clear_doubts()
             elif reason == kernels.THIN:
                 self._thin()
+            elif reason == kernels.OPPOSED:
+                self._drop_if(self._regions().opposed)
             elif reason == kernels.SETTLE:
                 self._settle()
             interval.held = arrays.held(self.found)
@@ -268,10 +271,15 @@ class _Search:
 
     def _thin(self) -> None:
         """A region that may have no inside: if so it is dropped."""
+        size = int(self.found.state[arrays.RESUMED]) * self.k
+        if size <= EXACT_SIZE:
+            self._drop_if(self._regions().flat)
+
+    def _drop_if(self, flat: Callable[[np.ndarray], bool]) -> None:
+        """Drop the region at hand if it has no inside."""
         found, state = self.found, self.found.state
         region = int(state[arrays.CURRENT])
-        size = int(state[arrays.RESUMED]) * self.k
-        if size <= EXACT_SIZE and self._regions().flat(found.patterns[region]):
+        if flat(found.patterns[region]):
             found.status[region] = arrays.FLAT
             state[arrays.STAGE] = kernels.NEXT
 

@@ -20,6 +20,8 @@ COUNT, HEAP, PROOFS, WAYS, CANDIDATES, OPEN, DOUBTS, STAGE, CURRENT, RESUMED = r
 REGIONS, ROWS, HYPERPLANES, REGION_PROGRAMS, FACET_PROGRAMS, DECISION_PROGRAMS = range(6)
 #: Entries of `Found.numbers`: the key that was popped last, and the radius.
 LOWER, RADIUS = range(2)
+#: Rows that a linear program comes to use at most; it needs about as many as bind.
+ROWS_IN_USE = 64
 
 
 class Task(NamedTuple):
@@ -75,7 +77,7 @@ class Place(NamedTuple):
         For `projection_kernels`.
     cone_rows, cone_sides, cone_lead : float64 (room, k), (2, k), (2, room)
         The rows that meet in a point.
-    table, vectors, lists, matrix, rows
+    table, vectors, lists, basis, rows, columns
         Room for `region_distance`.
     line, size, step : float64 (k,)
     query, number : uint16 (1, units), int64 (2,)
@@ -100,8 +102,9 @@ class Place(NamedTuple):
     table: np.ndarray
     vectors: np.ndarray
     lists: np.ndarray
-    matrix: np.ndarray
+    basis: np.ndarray
     rows: np.ndarray
+    columns: np.ndarray
     line: np.ndarray
     size: np.ndarray
     step: np.ndarray
@@ -176,14 +179,16 @@ def new_place(net: Engine, program: Program, p: float, targets: int) -> Place:
     )  # fmt: skip
     columns = 0 if p == 2 else 2 * k if p == 1 else k
     few = min(m, k + 8)
+    most = 0 if p == 2 else min(m, k + 8, ROWS_IN_USE)
     # Any fixed numbers do; these say the same of a network on every machine.
     draw = np.random.default_rng(0).uniform(0.5, 1.5, (2, k + 1))
     return Place(
         maps, region, np.zeros(m), np.zeros(m), np.zeros(m, np.int64), np.zeros((m, 3)), draw,
         np.zeros(net.rows + targets, np.int64), np.zeros((0, k + 1)), weights(m + 1),
         space(few, k), weights(m + 1), np.zeros((m, k)), np.zeros((2, k)), np.zeros((2, m)),
-        np.zeros(m * (columns + m) if columns else 0), np.zeros((9, columns + m)),
-        np.zeros((3, columns + m), np.int64), np.zeros(m * columns), np.zeros(m, np.int64),
+        np.zeros(most * (columns + most)), np.zeros((9, columns + most)),
+        np.zeros((2, columns + most), np.int64), np.zeros(most, np.int64), np.zeros(m, np.int64),
+        np.zeros(2 * k, np.int64),
         np.zeros(k), np.zeros(k), np.zeros(k), np.zeros((1, units), np.uint16),
         np.zeros(2, np.int64),
     )  # fmt: skip

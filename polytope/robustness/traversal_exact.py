@@ -79,6 +79,13 @@ class ExactRegions:
         ids = row_ids(self.net, self.maps.domain_rows, pieces)
         return interior_point(self.maps.rows(pieces, ids)) is None
 
+    def opposed(self, pieces: np.ndarray) -> bool:
+        """Whether two rows of a pattern are the two sides of one hyperplane: it is flat then."""
+        self.verdicts += 1
+        rows = self.maps.rows(pieces, row_ids(self.net, self.maps.domain_rows, pieces))
+        seen = {tuple(row) for row in rows.tolist() if any(row)}
+        return any(tuple(-v for v in row) in seen for row in seen)
+
     def behind(self, pieces: np.ndarray, row: int) -> np.ndarray:
         """The pattern (units,) behind a facet on the hyperplane of a row.
 

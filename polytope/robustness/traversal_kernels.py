@@ -20,14 +20,16 @@ from polytope.robustness.traversal_rows import (
     judge_rows,
     lead_row,
     load_rows,
+    opposed_rows,
     pattern_over,
     shares,
 )
 from solvers.compiled import kernel
 
 #: Why `advance` came back: nothing is left below the radius, enough was done, there is no room
-#: for another region, rows may be zero, the region may be flat, there is something to settle.
-DONE, PAUSED, FULL, DOUBT, THIN, SETTLE = range(6)
+#: for another region, rows may be zero, the region may be flat, or flat by rows that were left
+#: out because they coincide with others, there is something to settle.
+DONE, PAUSED, FULL, DOUBT, THIN, OPPOSED, SETTLE = range(7)
 #: Stages of the current pattern: none, its rows are written, its distance is known.
 NEXT, LOADED, BOUNDED = range(3)
 #: Rows within this of the nearest point, relative to the way there, meet in it.
@@ -156,6 +158,8 @@ def advance(task: Task, place: Place, found: Found, most: int) -> int:
                     state[arrays.STAGE] = NEXT
                     continue
                 state[arrays.STAGE] = BOUNDED
+                if opposed_rows(task, found.patterns[q], place, m):
+                    return OPPOSED
                 if not _has_inside(task, place, m):
                     return THIN
             state[arrays.STAGE] = BOUNDED
@@ -252,16 +256,17 @@ def _has_inside(task, place, m):
             place.cone_rows[count, j] = region.A[i, j]
         place.cone_lead[0, count] = place.cone_lead[1, count] = place.length[i]
         count += 1
-    # In l_2 the rows that have a weight are independent, so that these alone leave an inside.
-    if count <= (max(weighted, 1) if task.p == 2.0 else 1):
-        return True
     low, high = place.cone_sides[0], place.cone_sides[1]
+    bounds = 0
     for j in range(k):
         low[j], high[j] = -STEEP, STEEP
-        if near[j] >= task.sides[1, j]:
-            high[j] = -1.0
-        if near[j] <= task.sides[0, j]:
-            low[j] = 1.0
+        if near[j] >= task.sides[1, j] - MEETING * size:
+            high[j], bounds = -1.0, bounds + 1
+        if near[j] <= task.sides[0, j] + MEETING * size:
+            low[j], bounds = 1.0, bounds + 1
+    # In l_2 the rows that have a weight are independent, so that these alone leave an inside.
+    if count + bounds <= (max(weighted, 1) if task.p == 2.0 else 1):
+        return True
     place.cone.used[0] = 0
     status = nearest_step(
         place.cone_rows, place.cone_lead[0], place.cone_lead[1], count, low, high, STEEP,

@@ -12,6 +12,8 @@ from solvers.compiled import kernel
 #: Kinds of rows: a hyperplane of its own; identically zero, no boundary; not clear whether it is
 #: zero; others may coincide with it, or wake behind it; a constant that is not zero.
 PLAIN, ZERO, DOUBTFUL, SHARED, CONSTANT = range(5)
+#: Rows whose cosine is this near to -1 are looked at in exact arithmetic.
+ALONG = 1e-9
 
 
 @kernel
@@ -94,6 +96,44 @@ def shares(place, m, i):
             doubt * (other + probe[a, 2]) + probe[a, 2] * size + 4.0 * UNIT * size * other
         ):
             return True
+    return False
+
+
+@kernel(fastmath=FAST)
+def opposed_rows(task, pieces, place, m):
+    """Whether rows that were left out, as they coincide with others, seem to be opposite to them.
+
+    Of two neurons that are multiples of one another a pattern may say what cannot be: its region
+    is then flat.
+    """
+    region, maps, program = place.region, place.maps, task.program
+    k = region.A.shape[1]
+    twofold = False
+    for i in range(m):
+        twofold = twofold or region.shared[i]
+    if not twofold:
+        return False
+    for layer in range(len(program.layers)):
+        info = program.layers[layer]
+        if info[5]:
+            continue
+        for u in range(info[3]):
+            piece = pieces[info[2] + u]
+            for slot in range(max(piece - 1, 0), min(piece + 1, info[4])):
+                if place.where[info[6] + u * info[4] + slot] >= 0:
+                    continue
+                sign = -1.0 if slot < piece else 1.0
+                own = maps.rows[info[0] + u]
+                size = 0.0
+                for j in range(k):
+                    size += own[j] * own[j]
+                for i in range(m):
+                    if region.shared[i]:
+                        along = 0.0
+                        for j in range(k):
+                            along += sign * own[j] * region.A[i, j]
+                        if along < -(1.0 - ALONG) * np.sqrt(size) * place.length[i]:
+                            return True
     return False
 
 

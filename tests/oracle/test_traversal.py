@@ -188,7 +188,7 @@ def test_every_region_of_small_networks(family: Callable[[int], nn.Module]) -> N
                 interval = question(net, x, p, box, target)
                 found = traverse(interval.query, interval)
                 check(found, interval, brute_force(graph, interval))
-                assert found.regions <= 10 * len(graph)
+                assert found.regions <= 5 * len(graph)  # some that only touch the way
 
 
 @pytest.mark.parametrize("family", [plain, no_biases, duplicates, Residual])
@@ -272,10 +272,12 @@ def test_a_box_that_is_one_point_and_a_network_without_units() -> None:
     assert traverse(interval.query, interval).complete
     assert math.isinf(interval.lower)
     box = pt.Box(np.full(2, -9.0), np.full(2, 9.0))
-    graph = pt.region_graph(net, box)
     for p in NORMS:
         interval = question(net, x, p, box)
-        check(traverse(interval.query, interval), interval, brute_force(graph, interval))
+        label = interval.query.label
+        cell = adversarial_cell(net.region(x), label, 1 - label)
+        found = traverse(interval.query, interval)
+        check(found, interval, cell_distance(cell, x, p, box).lower)
 
 
 def test_stops_with_the_interval_reached() -> None:
