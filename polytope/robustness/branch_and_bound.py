@@ -85,7 +85,9 @@ class Branched:
     waiting: int
 
 
-def branch_and_bound(query: Query, interval: Interval, bounds: NodeBounds) -> Branched:
+def branch_and_bound(
+    query: Query, interval: Interval, bounds: NodeBounds, first: float = math.inf
+) -> Branched:
     """Search until the interval is settled or has to stop.
 
     Parameters
@@ -96,8 +98,10 @@ def branch_and_bound(query: Query, interval: Interval, bounds: NodeBounds) -> Br
         With a witness, or the query with a radius or a bounded box.
     bounds : NodeBounds
         Of this query.
+    first : float
+        The radius to begin with, where the witness is farther.
     """
-    tree = _Tree(query, interval, bounds)
+    tree = _Tree(query, interval, bounds, first)
     while tree.step():
         pass
     return Branched(tuple(tree.leaves()), tree.nodes, tree.programs.solved, len(tree.heap))
@@ -106,14 +110,14 @@ def branch_and_bound(query: Query, interval: Interval, bounds: NodeBounds) -> Br
 class _Tree:
     """The state of a search."""
 
-    def __init__(self, query: Query, interval: Interval, bounds: NodeBounds) -> None:
+    def __init__(self, query: Query, interval: Interval, bounds: NodeBounds, first: float) -> None:
         self.query, self.interval, self.bounds = query, interval, bounds
         self.programs = NodePrograms(query)
         self.heap: list[Node] = []
         self.shut: list[Leaf] = []
         self.closed = math.inf
         self.nodes = self.count = 0
-        self.radius = self._goal()
+        self.radius = min(self._goal(), first)
         if math.isinf(self.radius):
             self.radius = float(np.abs(query.x).max(initial=0.0)) or 1.0
         self.begun = self.since = time.perf_counter()

@@ -14,7 +14,7 @@ from polytope.robustness.crown_radius import crown_radius
 from polytope.robustness.flat import FlatNetwork, flat_network
 from polytope.robustness.interval import Interval
 from polytope.robustness.mip import mixed_integer
-from polytope.robustness.node import NodeBounds
+from polytope.robustness.node import Node, NodeBounds
 from polytope.robustness.nodes import TensorNodes
 from polytope.robustness.query import Query
 from polytope.robustness.ran import Ran
@@ -23,6 +23,9 @@ from polytope.robustness.traversal import traverse
 #: Multiplications of one node's bounds up to which the compiled ones, one node at a time, are
 #: faster than tensors of many nodes.
 COMPILED = 2**23
+#: The first radius of a large network, in CROWN's: within that of a witness much farther off the
+#: nodes would not become few.
+FIRST = 1.5
 #: Most pieces of a unit that the compiled bounds keep as bits.
 PIECES = 60
 
@@ -40,7 +43,8 @@ class Engines:
     """
 
     def __init__(self, net: Network, method: str, solver: str | None) -> None:
-        self._net, self._method, self._solver = net, method, solver
+        self.method = method
+        self._net, self._solver = net, solver
         self._flat: FlatNetwork | None = None
         most = max((layer.pieces for layer in net.layers), default=1)
         if most <= PIECES and net.input_size * net.units <= COMPILED:
@@ -48,10 +52,28 @@ class Engines:
             if _work(flat) <= COMPILED:
                 self._flat = flat
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the network is small enough for compiled bounds of nodes."""
+        return self._flat is not None
+
+    @property
+    def bounds_first(self) -> bool:
+        """Whether a radius is decided by bounds of nodes."""
+        return self.method in ("auto", "branch_and_bound")
+
+    def refuted(self, query: Query, radius: float) -> bool:
+        """Whether CROWN alone proves that nothing adversarial is within a radius."""
+        bounds = self._bounds(query)
+        fixed = np.full(query.net.units, -1, dtype=np.int16)
+        nodes = [Node(0.0, i, t, fixed, bounds.known(), radius)
+                 for i, t in enumerate(query.targets)]  # fmt: skip
+        return all(found is None for found in bounds.judge(nodes, radius))
+
     def choose(self, query: Query, interval: Interval) -> tuple[str, str]:
         """The engine for a query, and why."""
-        if self._method != "auto":
-            return self._method, "asked for"
+        if self.method != "auto":
+            return self.method, "asked for"
         if query.box is None and math.isinf(interval.reach):
             return "traversal", "no witness is known and there is no box, so nothing bounds nodes"
         size = f"{self._net.units} units, {self._net.input_size} inputs"
@@ -69,18 +91,20 @@ class Engines:
         return call(query, interval, method, why)
 
     def _branch(self, query: Query, interval: Interval, method: str, why: str) -> Ran:
-        bounds: NodeBounds = (
-            TensorNodes(query) if self._flat is None else CompiledNodes(self._flat, query)
-        )
-        crown = math.nan
+        bounds, crown, first = self._bounds(query), math.nan, math.inf
         if self._flat is None and query.radius is None:
             crown = crown_radius(query, interval, bounds)
             interval.prove(crown)
-        found = branch_and_bound(query, interval, bounds)
+            first = FIRST * interval.lower or math.inf
+        found = branch_and_bound(query, interval, bounds, first)
         explain = f"branch and bound ({why}): {found.nodes} nodes, {found.programs} programs"
         if found.waiting:
             explain += f"; {found.waiting} nodes were open at the end"
         return Ran(method, explain, found, crown=crown, nodes=found.nodes, programs=found.programs)
+
+    def _bounds(self, query: Query) -> NodeBounds:
+        """Bounds of nodes of a query."""
+        return TensorNodes(query) if self._flat is None else CompiledNodes(self._flat, query)
 
     def _traverse(self, query: Query, interval: Interval, method: str, why: str) -> Ran:
         found = traverse(query, interval)

@@ -4,43 +4,30 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from polytope.attacks.attack import Attacked
-from polytope.attacks.criterion import Criterion, as_criterion
-from polytope.attacks.linear_region import LinearRegion
-from polytope.attacks.proof import adversarial
+from polytope.attacks.criterion import as_criterion
 from polytope.errors import InputError
 from polytope.inputs import as_batch, as_labels, as_norm, positive_int, require_inside
 from polytope.model import Network
-from polytope.robustness.certificates import Certificates
-from polytope.robustness.interval import Interval, Progress
-from polytope.robustness.perturbation import Perturbation, Perturbations, Statistics
-from polytope.robustness.query import Query
-from polytope.robustness.ran import METHODS, Ran
+from polytope.robustness.interval import Progress
+from polytope.robustness.perturbation import Perturbation, Perturbations
+from polytope.robustness.point_search import Asked, Chunk, untouched
+from polytope.robustness.ran import METHODS
 from polytope.robustness.saved_rows import SavedRows, question
-from polytope.robustness.theorem import certify
-from polytope.robustness.witness import native_witnesses
 from polytope.rows import classes_of
-from polytope.sets import Box, BoxLike, as_box
-from solvers.errors import SolverError, UnsupportedProblemError
+from polytope.sets import BoxLike, as_box
+from solvers.errors import SolverError
 from solvers.norms import NormLike
 from solvers.registry import get
 
 if TYPE_CHECKING:
     from polytope.robustness.engines import Engines
 
-#: The attack that gives every point its first witness: repeated linearisation, then programs on
-#: the regions behind the faces that hold the best one. What it misses, the engines find.
-ATTACK = LinearRegion(restarts=0, starts=(), rivals=0)
-#: The same where a target is given, which repeated linearisation does not take.
-TARGETED = LinearRegion(restarts=0, rivals=0)
 #: Points that are attacked together on a small network.
 TOGETHER = 32
 #: Rows times inputs of a small network: one point's share of the attack then takes milliseconds.
@@ -50,32 +37,6 @@ TOLERANCES = (1e-12, 1e-3)
 #: Bytes that a search may hold by default.
 MEMORY = 2**31
 NORMS = (1.0, 2.0, math.inf)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """The arguments, checked."""
-
-    net: Network
-    x: torch.Tensor
-    criterion: Criterion
-    p: float
-    box: Box | None
-    radius: float | None
-    tol: float
-    seed: int
-    memory: int
-    time_limit: float
-    callback: Callable[[Progress], None] | None
-
-    def query(self, row: int) -> Query:
-        """The question for one point."""
-        targets = self.criterion.targets
-        return Query(
-            self.net, self.x[row].flatten().numpy().copy(), int(self.criterion.labels[row]),
-            None if targets is None else int(targets[row]), self.p, self.box, self.radius,
-            self.tol, self.seed + row, self.memory,
-        )  # fmt: skip
 
 
 def minimal_perturbation(
@@ -179,7 +140,7 @@ def minimal_perturbation(
         if len(open_) and not interrupted:
             if engines is None:
                 engines = Engines(net, method, solver)
-            chunk = _Chunk(asked, open_, engines)
+            chunk = Chunk(asked, open_, engines)
             for i in open_.tolist():
                 found[i] = chunk.row(i)
                 if saved is not None:
@@ -191,7 +152,7 @@ def minimal_perturbation(
             if saved is not None and i in saved:
                 rows.append(saved.get(i, net))
             else:
-                rows.append(found[i] if i in found else _untouched(asked, i, method))
+                rows.append(found[i] if i in found else untouched(asked, i, method))
     return rows[0] if _alone(net, x) else Perturbations(tuple(rows))
 
 
@@ -201,155 +162,12 @@ def _alone(net: Network, x: object) -> bool:
     return shape in (tuple(net.input_shape), (net.input_size,))
 
 
-class _Chunk:
-    """Some rows that are attacked together, and then searched one by one."""
-
-    def __init__(self, asked: _Asked, rows: np.ndarray, engines: Engines) -> None:
-        self._asked, self._engines = asked, engines
-        self._place = {int(i): k for k, i in enumerate(rows)}
-        self.interrupted = False
-        begin = time.perf_counter()
-        self._lost = np.zeros(len(rows), dtype=bool)
-        self._attacked: Attacked | None = None
-        self._theorem: Certificates | None = None
-        if asked.time_limit > 0:
-            try:
-                self._start(rows)
-            except KeyboardInterrupt:
-                self.interrupted = True
-        self._share = (time.perf_counter() - begin) / len(rows)
-
-    def _start(self, rows: np.ndarray) -> None:
-        """Attack the points, and bound them by their own linear regions."""
-        asked, criterion = self._asked, self._asked.criterion.select(rows)
-        x = asked.x[torch.as_tensor(rows)]
-        points = x.flatten(1).numpy()
-        self._lost = adversarial(asked.net, points, criterion)
-        attack = ATTACK if criterion.targets is None else TARGETED
-        self._attacked = attack(
-            asked.net, x, criterion.labels, asked.p, asked.box, criterion.targets,
-            seed=asked.seed + int(rows[0]), time_limit=asked.time_limit * len(rows) / 4,
-        )  # fmt: skip
-        if not self._attacked.stopped.any():
-            self._theorem = certify(asked.net, x, criterion.labels, asked.p, asked.box)
-
-    def row(self, i: int) -> Perturbation:
-        """Search one point."""
-        asked, k = self._asked, self._place[i]
-        query = asked.query(i)
-        begun = time.perf_counter() - self._share
-        report = None
-        if asked.callback is not None:
-            call = asked.callback
-
-            def report(state: Interval) -> None:
-                call(Progress(i, state.lower, state.upper, state.seconds, method))
-
-        method = "attack"
-        interval = Interval(query, begun + asked.time_limit, report, begun=begun)
-        ran = Ran("attack", "the attack and the point's own linear region settled it")
-        theorem = math.nan
-        try:
-            if self._lost[k]:
-                interval.take(0.0, query.x)
-                ran = replace(ran, explain="the point itself is adversarial")
-            else:
-                self._begin(interval, k)
-                if self._theorem is not None:
-                    theorem, ran = self._by_theorem(interval, k, ran)
-            if not interval.settled and not self.interrupted and not interval.stopped:
-                method, why = self._engines.choose(query, interval)
-                ran = replace(ran, method=method, explain=f"{method} ({why}) did not finish")
-                ran = self._engines.run(query, interval, method, why)
-        except UnsupportedProblemError as error:
-            raise InputError(f"solver: {error}") from error
-        except KeyboardInterrupt:
-            self.interrupted = True
-        attack_upper = math.inf if self._attacked is None else float(self._attacked.distance[k])
-        statistics = Statistics(
-            seconds=interval.seconds, attack_upper=attack_upper, theorem_lower=theorem,
-            crown_lower=ran.crown, regions=ran.regions, nodes=ran.nodes, programs=ran.programs,
-            trace=tuple(interval.trace),
-        )  # fmt: skip
-        return _result(interval, ran, statistics, self.interrupted)
-
-    def _begin(self, interval: Interval, k: int) -> None:
-        """Start from what the attack found."""
-        if self._attacked is not None and np.isfinite(self._attacked.distance[k]):
-            interval.take(float(self._attacked.distance[k]), self._attacked.witness[k])
-
-    def _by_theorem(self, interval: Interval, k: int, ran: Ran) -> tuple[float, Ran]:
-        """Use what the point's own region proves (Theorem 3.1 of MMR)."""
-        assert self._theorem is not None
-        lower, safe = float(self._theorem.lower[k]), self._theorem.exactness[k] == "safe-float"
-        if safe:
-            interval.prove(lower)
-        if interval.query.target is None and np.isfinite(self._theorem.upper[k]):
-            interval.take(float(self._theorem.upper[k]), self._theorem.witness[k])
-        return lower, ran
-
-
-def _result(interval: Interval, ran: Ran, stats: Statistics, interrupted: bool) -> Perturbation:
-    """What was reached."""
-    query, net, d = interval.query, interval.query.net, len(interval.query.x)
-    nothing = np.full(d, np.nan)
-    witness = nothing if interval.witness is None else interval.witness
-    labels = np.array([query.label])
-    targets = None if query.target is None else np.array([query.target])
-    native_upper, native = native_witnesses(
-        net, query.x[None], witness[None], labels, query.box, query.p, targets
-    )
-    reached = -1
-    if interval.witness is not None:
-        logits = net.logits(witness[None])[0]
-        reached = max(query.targets, key=lambda t: float(logits[t]))
-    settled = interval.settled
-    stopped = ""
-    if not settled:
-        if interrupted:
-            stopped = "interrupt"
-        elif interval.full:
-            stopped = "memory"
-        elif time.perf_counter() >= interval.deadline:
-            stopped = "time_limit"
-        else:
-            stopped = "engine"
-    return Perturbation(
-        lower=interval.lower, upper=interval.upper, native_upper=float(native_upper[0]),
-        exact=interval.exact, status=_status(interval), stopped=stopped,
-        exactness=ran.exactness, label=query.label, target=reached, witness=witness,
-        native_witness=native[0], method=ran.method, explain=ran.explain, claimed=ran.claimed,
-        stats=stats, evidence=ran.evidence, net=net,
-    )  # fmt: skip
-
-
-def _status(interval: Interval) -> str:
-    """The verdict in a word."""
-    radius = interval.query.radius
-    if interval.upper == 0:
-        return "misclassified"
-    if radius is not None:
-        if interval.upper <= radius:
-            return "not robust"
-        return "robust" if interval.lower >= radius else "undecided"
-    if math.isinf(interval.lower):
-        return "unreachable"
-    return "exact" if interval.exact else "interval"
-
-
-def _untouched(asked: _Asked, row: int, method: str) -> Perturbation:
-    """A row that Ctrl-C left out."""
-    interval = Interval(asked.query(row), -math.inf)
-    ran = Ran(method, "not begun: interrupted before")
-    return _result(interval, ran, Statistics(seconds=0.0), interrupted=True)
-
-
 def _checked(
     net: Network, x: object, y: object, p: NormLike, box: BoxLike, target: object,
     radius: float | None, time_limit: float, tol: float,
     callback: Callable[[Progress], None] | None, seed: int, memory: int, method: str,
     solver: str | None,
-) -> _Asked:  # fmt: skip
+) -> Asked:  # fmt: skip
     """Refuse what cannot be used."""
     net.require_piecewise_linear("minimal_perturbation")
     exponent = as_norm(p)
@@ -390,7 +208,7 @@ def _checked(
         raise InputError(f"callback: got {callback!r}, expected a function of one Progress")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed: got {seed!r}, expected a whole number of at least 0")
-    return _Asked(
+    return Asked(
         net, batch, as_criterion(labels, target, classes), exponent, limits,
         None if radius is None else float(radius), float(tol), int(seed),
         positive_int(memory, "memory"), float(time_limit), callback,
