@@ -36,6 +36,7 @@ robustness certification" (ICLR 2021).
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -61,8 +62,9 @@ from polytope.robustness.traversal_rows import judge_rows, load_rows
 
 __all__ = ["Traversal", "traverse"]
 
-#: Patterns that there is room for at first; looked at between two looks at the clock.
-ROOM, BATCH = 2**10, 256
+#: Patterns that there is room for at first; most that are looked at between two looks at the
+#: clock, and the seconds from which on they are halved.
+ROOM, BATCH, SLOW = 2**10, 256, 0.1
 #: Where neither a box nor a radius nor a witness limits the search, distances beyond this many
 #: times the size of the point are taken for infinite by the programs, and a region that far away
 #: is looked at in exact arithmetic: most are empty.
@@ -188,8 +190,12 @@ class _Search:
             self.complete = True
             return
         self._set_radius()
+        batch = 1
         while not interval.stopped:
-            reason = kernels.advance(self.task, self.place, self.found, BATCH)
+            begun = time.perf_counter()
+            reason = kernels.advance(self.task, self.place, self.found, batch)
+            slow = time.perf_counter() - begun > SLOW
+            batch = max(1, batch // 2) if slow else min(BATCH, 2 * batch)
             found = self.found
             interval.prove(min(float(found.numbers[arrays.LOWER]), self.closed))
             if reason == kernels.DONE:

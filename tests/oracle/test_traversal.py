@@ -291,6 +291,26 @@ def test_stops_with_the_interval_reached() -> None:
     assert interval.lower == 0.0
 
 
+def test_an_interrupt_leaves_a_proved_interval() -> None:
+    torch.manual_seed(6)
+    net = pt.compile(plain(3).double(), (3,))
+    box = pt.Box(np.full(3, -9.0), np.full(3, 9.0))
+    x = np.array([0.4, -0.1, 0.2])
+    whole = question(net, x, 2.0, box)
+    traverse(whole.query, whole)
+
+    def interrupt(interval: Interval) -> None:
+        if interval.lower > 0:
+            raise KeyboardInterrupt
+
+    interval = question(net, x, 2.0, box)
+    interval.report = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        traverse(interval.query, interval)
+    assert 0 < interval.lower <= whole.upper
+    assert interval.upper >= whole.lower
+
+
 def test_other_norms_are_refused() -> None:
     net = pt.compile(plain(2).double(), (2,))
     interval = question(net, np.zeros(2), 3.0, None)
