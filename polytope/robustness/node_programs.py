@@ -14,7 +14,12 @@ import numpy as np
 
 from polytope.robustness.query import Query
 from solvers.boxed import INFEASIBLE, OPTIMAL, Room, boxed_kernel, dual_kernel, room
+from solvers.compiled import kernel
 from solvers.least_norm import least_norm
+
+#: Newton steps of `combined_reach`; three to six are usual.
+NEWTON = 30
+_ONE = np.ones(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +53,9 @@ class NodePrograms:
 
     query: Query
     solved: int = 0
+    _last: float = -1.0
+    _low: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    _high: np.ndarray = field(default_factory=lambda: np.zeros(0))
     _rooms: dict[tuple[int, int], Room] = field(default_factory=dict)
 
     def nearest(self, normal: np.ndarray, height: np.ndarray, radius: float) -> Nearest:
@@ -61,9 +69,7 @@ class NodePrograms:
             Bounds beyond it are not wanted: `lower` is at most this.
         """
         self.solved += 1
-        low, high = self.query.steps(radius)
-        low = np.minimum(np.nextafter(low, -np.inf), 0.0)
-        high = np.maximum(np.nextafter(high, np.inf), 0.0)
+        low, high = self._limits(radius)
         if self.query.p == math.inf:
             return self._linf(normal, height, low, high, radius)
         if self.query.p == 1:
@@ -88,14 +94,12 @@ class NodePrograms:
             return Nearest(radius, None, np.append(0.0, weights))
         if status != OPTIMAL or not len(rows):
             step, weights = np.where(normal[0] > 0, low, high), np.zeros(len(rows))
-        every = np.append(1.0, weights)
-        if dual_kernel(normal[0], rows, right, low, high, weights) + height[0] > 0:
+        least = dual_kernel(normal[0], rows, right, low, high, weights)
+        every = np.concatenate([_ONE, weights])
+        if least + height[0] > 0:
             return Nearest(radius, None, every)
-        whole, lead = every @ normal, every @ height
-        unit = (len(normal) + len(low) + 8) * 2.0**-52
-        size = np.abs(whole) + unit * (every @ np.abs(normal))
-        lead = lead - unit * (every @ np.abs(height))
-        return Nearest(min(_reach(size, lead, whole, low, high), radius), step, every)
+        reach = combined_reach(normal, height, every, low, high)
+        return Nearest(min(reach, radius), step, every)
 
     def _l1(
         self, normal: np.ndarray, height: np.ndarray, low: np.ndarray, high: np.ndarray,
@@ -117,6 +121,15 @@ class NodePrograms:
         lower = dual_kernel(cost, rows, right, zero, ends, weights)
         return Nearest(min(max(lower, 0.0), radius), step[:d] - step[d:], weights)
 
+    def _limits(self, radius: float) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest steps within a radius, rounded outwards; those of the last one."""
+        if radius != self._last:
+            low, high = self.query.steps(radius)
+            self._low = np.minimum(np.nextafter(low, -np.inf), 0.0)
+            self._high = np.maximum(np.nextafter(high, np.inf), 0.0)
+            self._last = radius
+        return self._low, self._high
+
     def _room(self, rows: int, columns: int) -> Room:
         """Scratch, made once for each shape."""
         if (rows, columns) not in self._rooms:
@@ -124,20 +137,41 @@ class NodePrograms:
         return self._rooms[rows, columns]
 
 
-def _reach(
-    size: np.ndarray, lead: float, normal: np.ndarray, low: np.ndarray, high: np.ndarray
+@kernel
+def combined_reach(
+    normal: np.ndarray, height: np.ndarray, weights: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> float:
-    """The least t at which steps of at most t, and in the box, change a value by `lead`."""
-    if not lead > 0:
-        return 0.0
-    cap = np.where(normal > 0, -low, high)
-    order = np.argsort(cap)
-    cap, size = cap[order], size[order]
-    used = np.concatenate([[0.0], np.cumsum(size * cap)[:-1]])
-    left = np.cumsum(size[::-1])[::-1]
-    # With the first k coordinates at their ends: used_k + left_k t = lead.
-    enough = (left > 0) & (used + left * cap >= lead)
-    if not enough.any():
-        return math.inf
-    k = int(np.argmax(enough))
-    return float(max((lead - used[k]) / left[k], 0.0) * (1 - 2.0**-44))
+    """The least t at which steps of at most t in each coordinate satisfy a combined row.
+
+    Newton's method from below on ``sum_i |w_i| min(t, cap_i) = lead``, every rounding taken off;
+    any t that it passes is a lower bound.
+    """
+    m, d = normal.shape
+    unit = (m + d + 8) * 2.0**-52
+    lead = 0.0
+    for k in range(m):
+        lead += weights[k] * height[k] - unit * abs(weights[k] * height[k])
+    t = 0.0
+    for _ in range(NEWTON):
+        used, left = 0.0, 0.0
+        for i in range(d):
+            whole, terms = 0.0, 0.0
+            for k in range(m):
+                whole += weights[k] * normal[k, i]
+                terms += weights[k] * abs(normal[k, i])
+            cap = -low[i] if whole > 0.0 else high[i]
+            size = abs(whole) + unit * terms
+            if cap <= t:
+                used += size * cap
+            else:
+                left += size
+        used *= 1.0 + unit
+        if not lead > used:
+            return t
+        if left == 0.0:
+            return math.inf
+        new = (lead - used) / left * (1.0 - 2.0**-44)
+        if not new > t:
+            return t
+        t = new
+    return t
