@@ -228,13 +228,14 @@ def max_lines(table, first, count, fixed, low, high, weights):
         weights[first + fixed] = 1.0
         return winner, 0.0, 1 << fixed
     pieces, alone, best, best_middle, second = 0, -1, -1, -math.inf, -math.inf
-    top = -math.inf
+    top, known = -math.inf, True
     for k in range(count):
         v = table[first + k]
         if v >= 0 and high[v] >= floor:
             pieces |= 1 << k
+            known &= -math.inf < low[v] and high[v] < math.inf
             middle = 0.5 * (low[v] + high[v])
-            if middle > best_middle:
+            if best < 0 or middle > best_middle:
                 best, best_middle = v, middle
             if high[v] > top:
                 top, second = high[v], top
@@ -247,6 +248,8 @@ def max_lines(table, first, count, fixed, low, high, weights):
     if alone >= 0:
         weights[first + alone] = 1.0
         return table[first + alone], 0.0, 1 << alone
+    if pieces == 0 or not known:  # no candidate can win, or nothing is known of some
+        return best, math.inf, pieces
     least_height, chosen, constant = math.inf, -1, 0.0
     total, height, size = floor, floor, abs(floor)
     for k in range(count):

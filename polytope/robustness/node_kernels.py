@@ -21,6 +21,9 @@ from polytope.robustness.flat import Flat
 from polytope.robustness.line_kernels import least, max_lines, nothing, piecewise_lines
 from solvers.compiled import kernel
 
+#: The score of units of which nothing is known (their gap is infinite, or no number).
+HIGHEST = 1e300
+
 
 class Work(NamedTuple):
     """Scratch and results of `bound_node`.
@@ -224,7 +227,8 @@ def _scores(flat: Flat, low, high, work: Work):
                         floor, top = max(floor, low[v]), max(top, high[v])
                 gap = top - floor
             gap = max(gap, 0.0)
-            work.score[u] = abs(work.score[u]) * gap + 1e-12 * min(gap, 1.0)
+            score = abs(work.score[u]) * gap + 1e-12 * min(gap, 1.0)
+            work.score[u] = score if score < HIGHEST else HIGHEST
 
 
 @kernel
