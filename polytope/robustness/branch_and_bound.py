@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polytope.robustness.cell import Cell, cell_distance
+from polytope.robustness.cell import Cell, CellDistance, cell_distance
+from polytope.robustness.exact_cell import exact_cell, rows_that_cut
 from polytope.robustness.interval import Interval
 from polytope.robustness.node import Judged, Node, NodeBounds
 from polytope.robustness.node_programs import NodePrograms
@@ -33,11 +34,15 @@ from polytope.sets import Box
 NEAR = 1e-7
 #: Rows of a region are tightened by this much of their size to find a witness inside of it.
 INSIDE = 1e-11
+#: Units times inputs up to which a region that rounding leaves open is taken up exactly.
+EXACT = 2**15
 #: A radius is given up when so much time has passed, in seconds or as a part of all time spent,
 #: without the bound of all nodes reaching it.
 PATIENCE, SHARE = 2.0, 0.5
 #: Part of the way from the bound to the radius that a radius given up is drawn back to.
 NEARER = 0.5
+#: Where nothing bounds the search it ends at so many times the size of the point.
+FARTHEST = 1e12
 #: A radius is widened by so many times what it proved.
 WIDER = 1.0
 
@@ -117,9 +122,10 @@ class _Tree:
         self.shut: list[Leaf] = []
         self.closed = math.inf
         self.nodes = self.count = 0
+        self.far, self.bounded = self._far()
         self.radius = min(self._goal(), first)
-        if math.isinf(self.radius):
-            self.radius = float(np.abs(query.x).max(initial=0.0)) or 1.0
+        if math.isinf(interval.upper) and not self.bounded:
+            self.radius = min(self.radius, float(np.abs(query.x).max(initial=0.0)) or 1.0)
         self.begun = self.since = time.perf_counter()
         self.from_lower = interval.lower
         self.root = bounds.known()
@@ -163,22 +169,23 @@ class _Tree:
         nearest = interval.upper * (1 - query.tol / 4)
         if query.radius is not None:
             return min(query.radius, nearest)
-        if math.isinf(nearest) and query.box is not None:
-            return self._far()
-        return nearest
+        return min(nearest, self.far)
 
-    def _far(self) -> float:
-        """A radius that holds the whole box."""
+    def _far(self) -> tuple[float, bool]:
+        """A radius that there is nothing beyond, or nothing worth searching; and which."""
         low, high = self.query.steps()
         step = np.maximum(np.abs(low), np.abs(high))
-        return float(lp_norm(step[None], self.query.p)[0]) * (1 + 1e-9)
+        reach = float(lp_norm(step[None], self.query.p)[0]) * (1 + 1e-9)
+        farthest = FARTHEST * max(1.0, float(np.abs(self.query.x).max(initial=0.0)))
+        return min(reach, farthest), reach <= farthest
 
     def _prove(self) -> None:
         """Tell the interval what the waiting nodes prove."""
         waiting = self.heap[0].lower if self.heap else math.inf
         goal = self._goal()
         lower = min(waiting, self.closed)
-        if lower >= goal and self.query.radius is None and math.isinf(self.interval.upper):
+        none = math.isinf(self.interval.upper) and self.query.radius is None
+        if lower >= goal and none and self.bounded:
             lower = math.inf  # The whole box is refuted.
         elif math.isinf(lower):
             lower = goal
@@ -224,7 +231,7 @@ class _Tree:
             if near.step is not None:
                 steps.append((near.step, node.target))
             if not found.choices and lower < radius:
-                lower = max(lower, self._leaf(found, node.target, steps))
+                lower = max(lower, self._leaf(found, node.target, radius, steps))
             if lower >= radius:
                 done.append((node, near.multipliers))
             else:
@@ -233,6 +240,11 @@ class _Tree:
         room = self.bounds.batch // max(1, len(open_))
         for node, found, lower in open_:
             if not found.choices:
+                if lower < self._goal():
+                    lower = max(lower, self._exactly(found, node.target, radius))
+                if lower >= radius:
+                    done.append((node, None))
+                    continue
                 self.closed = min(self.closed, lower)
                 self.shut.append(Leaf(node.target, node.fixed, lower, radius, None))
                 continue
@@ -253,22 +265,42 @@ class _Tree:
                 heapq.heappush(self.heap, again)
                 self.count += 1
 
-    def _leaf(self, found: Judged, target: int, steps: list[tuple[np.ndarray, int]]) -> float:
+    def _leaf(
+        self, found: Judged, target: int, radius: float, steps: list[tuple[np.ndarray, int]]
+    ) -> float:
         """The distance of a linear region's adversarial part, and a candidate a little inside."""
-        query, zero = self.query, np.zeros(len(found.height))
-        origin = np.zeros(len(query.x))
-        low, high = query.steps()
-        box = None if query.box is None else Box(low, high)
+        zero = np.zeros(len(found.height))
         inner = found.height + INSIDE * (np.abs(found.normal).sum(axis=1) + np.abs(found.height))
         lower = 0.0
         for height in (found.height, inner):
-            cell = Cell(found.normal, -height, zero, zero)
-            distance = cell_distance(cell, origin, query.p, box)
+            distance = self._distance(Cell(found.normal, -height, zero, zero), radius)
             if height is found.height:
                 lower = distance.lower
             if distance.step is not None:
                 steps.append((distance.step, target))
         return lower
+
+    def _exactly(self, found: Judged, target: int, radius: float) -> float:
+        """The same with exact rows, where the network is small and rounding left it open."""
+        query, size = self.query, self.query.net.units * len(self.query.x)
+        if found.pieces is None or size > EXACT:
+            return 0.0
+        cell = exact_cell(query.net, found.pieces, query.x, query.label, target)
+        distance = self._distance(cell, radius)
+        if distance.step is not None:
+            self._try([(distance.step, target)])
+        return distance.lower
+
+    def _distance(self, cell: Cell, radius: float) -> CellDistance:
+        """How near a cell of steps comes, within a radius in the box; at most the radius."""
+        low, high = self.query.steps(radius)
+        low = np.where(low == 0, 0.0, np.nextafter(low, -np.inf))
+        high = np.where(high == 0, 0.0, np.nextafter(high, np.inf))
+        cutting = rows_that_cut(cell, low, high)
+        if cutting is None:
+            return CellDistance(radius, None)
+        found = cell_distance(cutting, np.zeros(len(low)), self.query.p, Box(low, high))
+        return CellDistance(min(found.lower, radius), found.step)
 
     def _try(self, steps: list[tuple[np.ndarray, int]]) -> None:
         """Offer candidates that the network decides otherwise, the nearest first."""

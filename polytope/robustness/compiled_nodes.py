@@ -64,7 +64,9 @@ class CompiledNodes:
             normal, height = work.rows[:rows].copy(), work.heights[:rows].copy()
             bad = ~(np.isfinite(normal).all(axis=1) & np.isfinite(height))
             normal[bad], height[bad] = 0.0, -1.0
-            found.append(Judged(normal, height, self._choices(work), known))
+            choices = self._choices(work)
+            pieces = None if choices else np.log2(work.pieces).astype(np.int64)
+            found.append(Judged(normal, height, choices, known, pieces))
         return found
 
     def _choices(self, work: Work) -> list[tuple[int, list[int]]]:

@@ -52,12 +52,15 @@ class Judged:
         Open units to branch on, the best first; none if all units are decided: the polyhedron
         then is the adversarial part of a linear region (within rounding).
     known : float64 (2, values)
+    pieces : int64 (units,) or None
+        Where all units are decided.
     """
 
     normal: np.ndarray
     height: np.ndarray
     choices: list[tuple[int, list[int]]]
     known: np.ndarray
+    pieces: np.ndarray | None = None
 
 
 class NodeBounds(Protocol):

@@ -91,7 +91,11 @@ class TensorNodes:
         for i in np.flatnonzero(bounded.alive).tolist():
             own = normal[i].any(axis=1) | (height[i] > 0)
             own[0] = True
-            found[i] = Judged(normal[i][own], height[i][own], choices[i], tighter[i])
+            pieces = None
+            if not choices[i]:
+                left = [p[i].to(torch.int64).argmax(dim=1) for p in bounded.layers.pieces]
+                pieces = torch.cat([torch.zeros(0, dtype=torch.int64), *left]).numpy()
+            found[i] = Judged(normal[i][own], height[i][own], choices[i], tighter[i], pieces)
         return found
 
     def _inputs(self, count: int, radius: float) -> InputSet:
