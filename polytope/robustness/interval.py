@@ -16,8 +16,12 @@ import numpy as np
 
 from polytope.attacks.polish import polished
 from polytope.attacks.spot import Polished
+from polytope.network.exact import is_adversarial
 from polytope.robustness.query import Query
-from polytope.robustness.witness import exact_witnesses, lp_norm
+from polytope.robustness.witness import exact_witnesses, lp_norm, prove_adversarial
+
+#: Coordinates this near to a plain number, relative to the largest, are moved to it.
+NEAR = 1e-10
 
 
 @dataclass(frozen=True)
@@ -126,17 +130,46 @@ class Interval:
         query = self.query
         if query.box is not None:
             point = np.clip(point, query.box.low, query.box.high)
-        targets = None if query.target is None else np.array([query.target])
-        distance, witness = exact_witnesses(
-            query.net, query.x[None], (point - query.x)[None], np.array([query.label]),
-            query.box, query.p, targets=targets,
-        )  # fmt: skip
-        if not math.isfinite(distance[0]):
+        best = self._proved(point)
+        if best is None:
             return False
-        best = Polished(float(distance[0]), witness[0], 0)
         if polish:
             best = polished(best, query.spot)
         return self.take(best.distance, best.witness)
+
+    def _proved(self, point: np.ndarray) -> Polished | None:
+        """The candidate pushed outward, or a plain point beside it, if that is adversarial."""
+        query, labels = self.query, np.array([self.query.label])
+        targets = None if query.target is None else np.array([query.target])
+        distance, witness = exact_witnesses(
+            query.net, query.x[None], (point - query.x)[None], labels, query.box, query.p,
+            targets=targets,
+        )  # fmt: skip
+        if math.isfinite(distance[0]):
+            return Polished(float(distance[0]), witness[0], 0)
+        plain = self._plain(point)
+        if (plain == point).all():
+            return None
+        _, possible = prove_adversarial(query.net, plain[None], labels, targets)
+        shaped = plain.reshape(query.net.input_shape)
+        if not possible[0] or not is_adversarial(
+            query.net.graph, shaped, query.label, query.target
+        ):
+            return None
+        return Polished(float(lp_norm((plain - query.x)[None], query.p)[0]), plain, 0)
+
+    def _plain(self, point: np.ndarray) -> np.ndarray:
+        """The point with its coordinates moved to 0, x or the box's ends where these are near.
+
+        Where the adversarial points are a single one (the origin, of a network without biases),
+        it is there that all coordinates are plain.
+        """
+        query = self.query
+        ends = [] if query.box is None else [query.box.low, query.box.high]
+        room = NEAR * max(np.abs(point).max(initial=0.0), np.abs(query.x).max(initial=0.0))
+        for other in (np.zeros(len(point)), query.x, *ends):
+            point = np.where(np.abs(point - other) <= room, other, point)
+        return point if query.box is None else np.clip(point, query.box.low, query.box.high)
 
     def take(self, distance: float, witness: np.ndarray) -> bool:
         """A witness that is proved already."""

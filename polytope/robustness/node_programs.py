@@ -160,6 +160,8 @@ def combined_reach(
                 whole += weights[k] * normal[k, i]
                 terms += weights[k] * abs(normal[k, i])
             cap = -low[i] if whole > 0.0 else high[i]
+            if abs(whole) <= unit * terms:  # its sign is not known
+                cap = max(-low[i], high[i])
             size = abs(whole) + unit * terms
             if cap <= t:
                 used += size * cap
