@@ -80,7 +80,7 @@ class Chunk:
         self.interrupted = False
         begin = time.perf_counter()
         self._lost = np.zeros(len(rows), dtype=bool)
-        self._refuted = False
+        self._refuted = np.zeros(len(rows), dtype=bool)
         self._attacked: Attacked | None = None
         self._theorem: Certificates | None = None
         if asked.time_limit > 0:
@@ -94,7 +94,7 @@ class Chunk:
         """Attack the points, and bound them by their own linear regions.
 
         Where a radius is asked for, the bounds of a small network decide it sooner than an
-        attack; those of a large one are tried once, on its only row.
+        attack; those of a large one are tried once on each row.
         """
         asked, criterion = self._asked, self._asked.criterion.select(rows)
         x = asked.x[torch.as_tensor(rows)]
@@ -102,8 +102,9 @@ class Chunk:
         if asked.radius is not None and self._engines.bounds_first:
             if self._engines.compiled:
                 return
-            self._refuted = self._engines.refuted(asked.query(int(rows[0])), asked.radius)
-            if self._refuted:
+            refuted = [self._engines.refuted(asked.query(i), asked.radius) for i in rows.tolist()]
+            self._refuted = np.array(refuted)
+            if self._refuted.all():
                 return
         attack = ATTACK if criterion.targets is None and self._engines.compiled else LARGE
         self._attacked = attack(
@@ -139,6 +140,8 @@ class Chunk:
             raise InputError(f"solver: {error}") from error
         except KeyboardInterrupt:
             self.interrupted = True
+        if ran.method == "attack" and not interval.settled:
+            ran = replace(ran, explain="stopped before an engine began")
         attack_upper = math.inf if self._attacked is None else float(self._attacked.distance[k])
         statistics = Statistics(
             seconds=interval.seconds, attack_upper=attack_upper, theorem_lower=theorem,
@@ -156,7 +159,7 @@ class Chunk:
         if self._lost[k]:
             interval.take(0.0, interval.query.x)
             return replace(ran, explain="the point itself is adversarial")
-        if self._refuted and interval.query.radius is not None:
+        if self._refuted[k] and interval.query.radius is not None:
             interval.prove(interval.query.radius)
             return Ran("branch_and_bound", "CROWN alone proves the radius", nodes=1)
         if self._attacked is not None and np.isfinite(self._attacked.distance[k]):
