@@ -126,7 +126,10 @@ def minimal_perturbation(
     saved = None
     if save is not None:
         criterion = asked.criterion
-        rest = (asked.p, asked.box, criterion.targets, asked.radius, method, solver, tol, seed)
+        rest = (
+            asked.p, asked.box, criterion.targets, asked.radius, method, solver, asked.tol,
+            asked.seed,
+        )  # fmt: skip
         saved = SavedRows(save, question(net, asked.x.numpy(), criterion.labels, *rest))
     rows: list[Perturbation] = []
     size = TOGETHER if net.rows * net.input_size <= SMALL else 1

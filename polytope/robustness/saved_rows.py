@@ -10,12 +10,14 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from polytope.errors import FileProblem
 from polytope.model import Network
 from polytope.robustness.perturbation import Perturbation, Statistics
+from polytope.sets import Box
 
 #: What a file begins with.
 KIND = "polytope minimal perturbations 1"
@@ -30,7 +32,10 @@ def question(net: Network, x: np.ndarray, labels: np.ndarray, *settings: object)
     digest = hashlib.sha256(net.graph.hash.encode())
     for array in (x, labels):
         digest.update(np.ascontiguousarray(array).tobytes())
-    digest.update(repr(settings).encode())
+    for value in settings:
+        for part in [value.low, value.high] if isinstance(value, Box) else [value]:
+            text = part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode()
+            digest.update(b"%d:" % len(text) + text)
     return digest.hexdigest()
 
 
@@ -52,7 +57,7 @@ class SavedRows:
 
     def __init__(self, path: str | os.PathLike[str], asked: str) -> None:
         self._path = Path(path)
-        self._lines: dict[int, dict[str, object]] = {}
+        self._lines: dict[int, dict[str, Any]] = {}
         try:
             if self._path.exists() and self._path.stat().st_size:
                 self._read(asked)
@@ -70,20 +75,23 @@ class SavedRows:
             head = json.loads(lines[0])
             if not isinstance(head, dict) or head.get("kind") != KIND:
                 raise ValueError
+            same = head["question"] == asked
             rows = [json.loads(line) for line in lines[1:]]
-        except (ValueError, IndexError) as error:
+            self._lines = {int(row["row"]): row for row in rows if not row["stopped"]}
+            for row in self._lines:
+                self._result(row)
+        except (ValueError, IndexError, KeyError, TypeError) as error:
             raise FileProblem(
                 f"save: {self._path} is no file of minimal perturbations, or damaged; give "
                 "another name"
             ) from error
-        if head["question"] != asked:
+        if not same:
             raise FileProblem(
                 f"save: {self._path} answers another question (network, points, norm, box, "
                 "target, radius, method, tolerance or seed differ); give another name, or delete it"
             )
-        self._lines = {row["row"]: row for row in rows if not row["stopped"]}
         if len(whole) != len(text):
-            self._path.write_text(whole)
+            os.truncate(self._path, len(whole.encode()))
 
     def __contains__(self, row: int) -> bool:
         """Whether a row is finished."""
@@ -91,16 +99,17 @@ class SavedRows:
 
     def get(self, row: int, net: Network) -> Perturbation:
         """A finished row, without its evidence."""
-        line = dict(self._lines[row])
-        stats = line.pop("stats")
-        assert isinstance(stats, dict)
-        trace = tuple(tuple(entry) for entry in stats.pop("trace"))
-        witness, native = (np.array(line[key]) for key in ("witness", "native_witness"))
-        return Perturbation(
-            **{name: line[name] for name in FIELDS},  # type: ignore[arg-type]
-            witness=witness, native_witness=native, stats=Statistics(**stats, trace=trace),
-            evidence=None, net=net,
-        )  # fmt: skip
+        return Perturbation(**self._result(row), evidence=None, net=net)
+
+    def _result(self, row: int) -> dict[str, Any]:
+        """What a line says, as a `Perturbation` takes it."""
+        line = self._lines[row]
+        stats = dict(line["stats"])
+        stats["trace"] = tuple(tuple(entry) for entry in stats["trace"])
+        found: dict[str, Any] = {name: line[name] for name in FIELDS}
+        for name in ("witness", "native_witness"):
+            found[name] = np.array(line[name], dtype=np.float64)
+        return found | {"stats": Statistics(**stats)}
 
     def put(self, row: int, found: Perturbation) -> None:
         """Write a row."""
