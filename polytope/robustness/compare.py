@@ -14,15 +14,16 @@ import numpy as np
 from polytope.attacks.attack import Attack, Attacked
 from polytope.attacks.names import as_attacks
 from polytope.errors import InputError
-from polytope.inputs import as_batch, as_labels
+from polytope.inputs import as_batch, as_labels, as_norm
 from polytope.model import Network
+from polytope.robustness.claims import MixedIntegerRun
 from polytope.robustness.disagreement import write_disagreement
 from polytope.robustness.interval import Progress
 from polytope.robustness.minimal import MEMORY, minimal_perturbation
 from polytope.robustness.perturbation import Perturbation, Perturbations
 from polytope.robustness.ran import METHODS
 from polytope.rows import classes_of
-from polytope.sets import BoxLike
+from polytope.sets import BoxLike, as_box
 from solvers.norms import NormLike
 
 if TYPE_CHECKING:
@@ -171,7 +172,8 @@ def cross_check(
     """
     named = _as_methods(methods)
     tools = as_attacks(attacks)
-    if radius is not None and not 0 <= radius < math.inf:
+    number = isinstance(radius, int | float | np.number) and not isinstance(radius, bool)
+    if radius is not None and not (number and 0 <= radius < math.inf):
         raise InputError(f"radius: got {radius!r}, expected a number of at least 0")
     points = as_batch(net, X)
     labels = as_labels(net.predict(points) if y is None else y, len(points), classes_of(net))
@@ -202,14 +204,21 @@ def cross_check(
         _verdict(
             {name: rows[i] for name, rows in found.items()},
             {name: float(a.distance[i]) for name, a in attacked.items()},
+            max(SAME, tol),
         )
         for i in range(count)
     ]
     reason = np.array([why for _, why in verdicts], dtype=object)
+    limits = as_box(box, net.input_size)
+    asked = {
+        "p": as_norm(p), "target": None if target is None else np.asarray(target).tolist(),
+        "box": None if limits is None else [limits.low.tolist(), limits.high.tolist()],
+        "tol": tol, "time_limit": time_limit, "memory": memory,
+    }  # fmt: skip
     files = tuple(
         write_disagreement(
             Path(out), net, points[i].flatten().numpy(), i, seed + i, str(reason[i]),
-            {name: rows[i] for name, rows in found.items()},
+            {name: rows[i] for name, rows in found.items()}, asked,
         )
         for i in np.flatnonzero(reason != "").tolist()
     )  # fmt: skip
@@ -251,8 +260,13 @@ def _attack(
     )
 
 
-def _verdict(rows: Mapping[str, Perturbation], attacks: Mapping[str, float]) -> tuple[str, str]:
-    """The verdict of one point, and what two of them contradict each other in."""
+def _verdict(
+    rows: Mapping[str, Perturbation], attacks: Mapping[str, float], same: float
+) -> tuple[str, str]:
+    """The verdict of one point, and what two of them contradict each other in.
+
+    Closed intervals may differ in their upper ends by a part of `same`.
+    """
     low_name, low = max(((n, r.lower) for n, r in rows.items()), key=lambda pair: pair[1])
     uppers = {name: row.upper for name, row in rows.items()} | dict(attacks)
     high_name = min(uppers, key=lambda name: uppers[name])
@@ -273,16 +287,24 @@ def _verdict(rows: Mapping[str, Perturbation], attacks: Mapping[str, float]) -> 
                 f"{name} claims that nothing is nearer than {claimed!r}, {high_name} has a "
                 f"witness at {high!r}"
             )
-        closed &= row.exact or abs(claimed - row.upper) <= CLAIMED * row.upper
+        closed &= row.exact or _claimed(row)
     if not closed:
         return "within gap", ""
     spread = max(row.upper for row in rows.values())
-    if spread > high * (1 + SAME) and math.isfinite(spread):
+    if spread > high * (1 + same) and math.isfinite(spread):
         slow = max(rows, key=lambda name: rows[name].upper)
         return "disagree", (
             f"{slow} closed its interval at {spread!r}, {high_name} has a witness at {high!r}"
         )
     return "agree", ""
+
+
+def _claimed(row: Perturbation) -> bool:
+    """Whether a solver claims that nothing is nearer than the witness, or that there is none."""
+    if math.isinf(row.upper):
+        run = row.evidence
+        return isinstance(run, MixedIntegerRun) and run.finished and not run.contradicted
+    return abs(row.claimed - row.upper) <= CLAIMED * row.upper
 
 
 def _side(lower: float, upper: float, radius: float) -> str:

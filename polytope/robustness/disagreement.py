@@ -21,6 +21,7 @@ def write_disagreement(
     seed: int,
     reason: str,
     found: Mapping[str, Perturbation],
+    asked: Mapping[str, object],
 ) -> Path:
     """Write the point, the network, the programs, the seeds and what each engine said.
 
@@ -33,6 +34,8 @@ def write_disagreement(
     row, seed : int
     reason : str
     found : mapping of str to Perturbation
+    asked : mapping of str to object
+        The other settings, as JSON takes them.
 
     Returns
     -------
@@ -56,7 +59,7 @@ def write_disagreement(
         np.savez(folder / "points.npz", x=x, **witnesses)  # type: ignore[arg-type]
         report = {
             "reason": reason, "row": row, "seed": seed, "label": next(iter(found.values())).label,
-            "network": net.graph.hash,
+            "network": net.graph.hash, **asked,
             "methods": {
                 name: {
                     "lower": r.lower, "upper": r.upper, "claimed": r.claimed, "status": r.status,
