@@ -225,6 +225,8 @@ class _Search:
         region = int(state[arrays.CURRENT])
         pieces = found.patterns[region].copy()
         for i in range(int(state[arrays.OPEN])):
+            if self.interval.stopped:  # nothing more will be proved, so no way out is missed
+                return
             row, key = int(found.open_row[i]), float(found.open_key[i])
             self.place.query[0] = self._regions().behind(pieces, row)
             kernels.meet(found, self.place, key, 0, 0)

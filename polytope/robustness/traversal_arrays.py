@@ -71,7 +71,8 @@ class Place(NamedTuple):
         What tells hyperplanes apart, and the random numbers it is made of.
     where : int64 (net_rows + targets,)
         Number of the row with an id, or -1.
-    frame : float64 (0, k + 1)
+    frame, forms : float64 (0, k + 1), int64 (values,)
+        No rows of a domain; the forms of the values (see `form_kernels`).
     weights, cone : Weights
     space : Space
         For `projection_kernels`.
@@ -93,6 +94,7 @@ class Place(NamedTuple):
     draw: np.ndarray
     where: np.ndarray
     frame: np.ndarray
+    forms: np.ndarray
     weights: Weights
     space: Space
     cone: Weights
@@ -184,7 +186,8 @@ def new_place(net: Engine, program: Program, p: float, targets: int) -> Place:
     draw = np.random.default_rng(0).uniform(0.5, 1.5, (2, k + 1))
     return Place(
         maps, region, np.zeros(m), np.zeros(m), np.zeros(m, np.int64), np.zeros((m, 3)), draw,
-        np.zeros(net.rows + targets, np.int64), np.zeros((0, k + 1)), weights(m + 1),
+        np.zeros(net.rows + targets, np.int64), np.zeros((0, k + 1)), np.zeros(values, np.int64),
+        weights(m + 1),
         space(few, k), weights(m + 1), np.zeros((m, k)), np.zeros((2, k)), np.zeros((2, m)),
         np.zeros(most * (columns + most)), np.zeros((9, columns + most)),
         np.zeros((2, columns + most), np.int64), np.zeros(most, np.int64), np.zeros(m, np.int64),

@@ -14,15 +14,17 @@ from polytope.robustness.halfspace_kernels import halfspace_bound
 from polytope.robustness.projection_kernels import BEYOND, NEAREST, nearest_step
 from polytope.robustness.region_distance import polyhedron_bound
 from polytope.robustness.traversal_arrays import Found, Place, Task
+from polytope.robustness.traversal_forms import forms_over
 from polytope.robustness.traversal_rows import (
     CONSTANT,
+    SHARED,
     ZERO,
     judge_rows,
     lead_row,
     load_rows,
+    may_coincide,
     opposed_rows,
     pattern_over,
-    shares,
 )
 from solvers.compiled import kernel
 
@@ -309,11 +311,14 @@ def _leave(task, place, found, q, m, i, key, radius):
     if bound >= radius:
         return
     bound = max(bound, key)
-    shared = shares(place, m, i)
-    if not shared:
-        pattern_over(task, found.patterns[q], region.ids[i], place.query[0])
-        if not better(found, place, bound):
-            return
+    pieces, beyond = found.patterns[q], place.query[0]
+    settled = not may_coincide(place, m, i)
+    if settled and place.kind[i] == SHARED:
+        settled = forms_over(task, pieces, region.ids[i], place, beyond)
+    elif settled:
+        pattern_over(task, pieces, region.ids[i], beyond)
+    if settled and not better(found, place, bound):
+        return
     found.figures[arrays.FACET_PROGRAMS] += 1
     _start_from(place, found, q, m)
     _, sharper = polyhedron_bound(task, place, m + 1, radius)
@@ -321,7 +326,7 @@ def _leave(task, place, found, q, m, i, key, radius):
     bound = max(bound, sharper)
     if bound >= radius:
         _keep_way(found, q, region.ids[i], bound, begin, count)
-    elif shared:
+    elif not settled:
         at = state[arrays.OPEN]
         found.open_row[at], found.open_key[at] = region.ids[i], bound
         state[arrays.OPEN] = at + 1

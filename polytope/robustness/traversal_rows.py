@@ -22,6 +22,8 @@ def load_rows(task: Task, pieces: np.ndarray, place: Place) -> int:
     m, _, _ = region_rows(
         task.program, place.frame, task.net_rows, pieces, -1, place.maps, place.region
     )
+    for v in range(len(place.forms)):
+        place.forms[v] = place.maps.value_form[v]
     for i in range(len(place.where)):
         place.where[i] = -1
     for i in range(m):
@@ -80,11 +82,9 @@ def judge_rows(task: Task, place: Place, m: int, doubt: np.ndarray) -> int:
 
 
 @kernel
-def shares(place, m, i):
-    """Whether other hyperplanes may coincide with that of row i, or units may wake behind it."""
+def may_coincide(place, m, i):
+    """Whether the hyperplane of another row may be that of row i, for all that floats say."""
     probe, kind = place.probe, place.kind
-    if kind[i] == SHARED:
-        return True
     first, second, doubt = probe[i, 0], probe[i, 1], probe[i, 2]
     size = abs(first) + abs(second)
     for a in range(m):

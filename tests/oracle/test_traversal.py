@@ -136,7 +136,7 @@ def question(
     box: pt.Box | None,
     target: int | None = None,
     radius: float | None = None,
-    seconds: float = 60.0,
+    seconds: float = 600.0,
 ) -> Interval:
     query = Query(
         net, x, int(net.predict(x[None])[0]), target, p, box, radius, TOL, 0, 2**30
