@@ -27,7 +27,7 @@ class CompiledNodes:
 
     network: FlatNetwork
     query: Query
-    batch: int = 16
+    batch: int = 32
     depth: int = 1
     _radius: float = -1.0
     _flat: Flat | None = None
@@ -41,33 +41,40 @@ class CompiledNodes:
 
     def judge(self, nodes: Sequence[Node], radius: float) -> list[Judged | None]:
         """What is known of each node within a radius; None: nothing adversarial is in it."""
-        query = self.query
-        if radius > self._radius:
-            self._flat, self._radius = self.network.at(query, radius), radius
-        flat = self._flat
-        assert flat is not None
-        low, high = query.steps(radius)
-        low, high = np.nextafter(low, -np.inf), np.nextafter(high, np.inf)
-        if query.box is not None:
-            low, high = np.where(low > 0, 0.0, low), np.where(high < 0, 0.0, high)
+        flat = self.around(radius)
+        low, high = self.limits(radius)
         found: list[Judged | None] = []
         for node in nodes:
-            work = self._room(node.fixed)
-            known = node.known.copy()
+            work, known = self.room(node.fixed), node.known.copy()
             rows = bound_node(
-                flat, node.fixed, self._lead(node.target), known[0], known[1], low, high,
-                radius, query.p, work,
+                flat, node.fixed, self.lead(node.target), known[0], known[1], low, high,
+                radius, self.query.p, work,
             )  # fmt: skip
-            if rows == 0:
-                found.append(None)
-                continue
-            normal, height = work.rows[:rows].copy(), work.heights[:rows].copy()
-            bad = ~(np.isfinite(normal).all(axis=1) & np.isfinite(height))
-            normal[bad], height[bad] = 0.0, -1.0
-            choices = self._choices(work)
-            pieces = None if choices else np.log2(work.pieces).astype(np.int64)
-            found.append(Judged(normal, height, choices, known, pieces))
+            found.append(self.judged(work, rows, known) if rows else None)
         return found
+
+    def around(self, radius: float) -> Flat:
+        """The arrays around the point, for this radius or a larger one."""
+        if self._flat is None or radius > self._radius:
+            self._flat, self._radius = self.network.at(self.query, radius), radius
+        return self._flat
+
+    def limits(self, radius: float) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest steps (d,) within a radius and the box, rounded outwards."""
+        low, high = self.query.steps(radius)
+        low, high = np.nextafter(low, -np.inf), np.nextafter(high, np.inf)
+        if self.query.box is not None:
+            low, high = np.where(low > 0, 0.0, low), np.where(high < 0, 0.0, high)
+        return low, high
+
+    def judged(self, work: Work, rows: int, known: np.ndarray) -> Judged:
+        """What a kernel left in its scratch."""
+        normal, height = work.rows[:rows].copy(), work.heights[:rows].copy()
+        bad = ~(np.isfinite(normal).all(axis=1) & np.isfinite(height))
+        normal[bad], height[bad] = 0.0, -1.0
+        choices = self._choices(work)
+        pieces = None if choices else np.log2(work.pieces).astype(np.int64)
+        return Judged(normal, height, choices, known, pieces)
 
     def _choices(self, work: Work) -> list[tuple[int, list[int]]]:
         """Open units, the best to branch on first, with the pieces they may take."""
@@ -78,12 +85,13 @@ class CompiledNodes:
             if bits & (bits - 1)
         ]
 
-    def _lead(self, target: int) -> np.ndarray:
+    def lead(self, target: int) -> np.ndarray:
+        """Coefficients (outputs,) of the label's lead over a class."""
         if target not in self._leads:
             self._leads[target] = self.query.lead(target)
         return self._leads[target]
 
-    def _room(self, fixed: np.ndarray) -> Work:
+    def room(self, fixed: np.ndarray) -> Work:
         """Scratch with rows for all fixed pieces."""
         flat, net = self.network.flat, self.network.net
         most = max([2, *(int(k) - 1 for k in flat.winners)])

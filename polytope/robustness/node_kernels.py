@@ -63,7 +63,7 @@ class Work(NamedTuple):
 
 
 @kernel(inline=True)
-def _add(flat: Flat, v, weight, coefficients, gradient):
+def add_value(flat: Flat, v, weight, coefficients, gradient):
     """Add a value times a weight to a function; its constant part and its rounding."""
     if not flat.plain[v]:
         base = flat.base[v]
@@ -112,11 +112,11 @@ def pull(flat: Flat, layers, record, work: Work):
                 constant += intercept
                 error += flat.unit * abs(intercept)
                 if slope != 0.0:
-                    c, e = _add(flat, first + j, slope, work.coefficients, work.gradient)
+                    c, e = add_value(flat, first + j, slope, work.coefficients, work.gradient)
                     constant += c
                     error += e
             elif side == 0:
-                c, e = _add(flat, work.below[u], weight, work.coefficients, work.gradient)
+                c, e = add_value(flat, work.below[u], weight, work.coefficients, work.gradient)
                 constant += c
                 error += e
             else:
@@ -127,7 +127,7 @@ def pull(flat: Flat, layers, record, work: Work):
                 for k in range(candidates):
                     share = weight * work.weights[at + k]
                     if share != 0.0:
-                        c, e = _add(
+                        c, e = add_value(
                             flat, flat.table[at + k], share, work.coefficients, work.gradient
                         )
                         constant += c
@@ -139,7 +139,7 @@ def pull(flat: Flat, layers, record, work: Work):
 def _value_row(flat: Flat, layers, v, sign, work: Work):
     """A lower bound of ``sign`` times a value, as `work.gradient` and the constant returned."""
     nothing(work.gradient)
-    c, e = _add(flat, v, sign, work.coefficients, work.gradient)
+    c, e = add_value(flat, v, sign, work.coefficients, work.gradient)
     constant, error = pull(flat, layers, False, work)
     whole = c + constant
     return whole - 1.01 * (e + error) - 4 * flat.unit * abs(whole)
@@ -205,7 +205,7 @@ def _layer(flat: Flat, number, fixed, low, high, box_low, box_high, radius, p, w
 
 
 @kernel
-def _scores(flat: Flat, low, high, work: Work):
+def scores(flat: Flat, low, high, work: Work):
     """Turn the target's weights into scores: BaBSR's intercept score (see `nodes.branches`)."""
     for number in range(len(flat.layers) - 1):
         first, unit, count = flat.layers[number, 0], flat.layers[number, 2], flat.layers[number, 3]
@@ -235,9 +235,9 @@ def _scores(flat: Flat, low, high, work: Work):
 def _row(flat: Flat, layers, v, other, sign, limit, row, work: Work):
     """Write the row ``sign (value - other) - limit <= 0`` (other -1: none)."""
     nothing(work.gradient)
-    constant, error = _add(flat, v, sign, work.coefficients, work.gradient)
+    constant, error = add_value(flat, v, sign, work.coefficients, work.gradient)
     if other >= 0:
-        c, e = _add(flat, other, -sign, work.coefficients, work.gradient)
+        c, e = add_value(flat, other, -sign, work.coefficients, work.gradient)
         constant += c
         error += e
     c, e = pull(flat, layers, False, work)
@@ -249,7 +249,7 @@ def _row(flat: Flat, layers, v, other, sign, limit, row, work: Work):
 
 
 @kernel
-def _fixed_rows(flat: Flat, fixed, work: Work):
+def fixed_rows(flat: Flat, fixed, work: Work):
     """The rows of all fixed pieces, from row 1 on; how many rows there are."""
     row = 1
     for number in range(len(flat.layers) - 1):
@@ -315,7 +315,7 @@ def bound_node(flat: Flat, fixed, lead, low, high, box_low, box_high, radius, p,
     constant, error, first = 0.0, 0.0, flat.layers[count, 0]
     for k in range(len(lead)):
         if lead[k] != 0.0:
-            c, e = _add(flat, first + k, lead[k], work.coefficients, work.gradient)
+            c, e = add_value(flat, first + k, lead[k], work.coefficients, work.gradient)
             constant += c
             error += e
     c, e = pull(flat, count, True, work)
@@ -326,5 +326,5 @@ def bound_node(flat: Flat, fixed, lead, low, high, box_low, box_high, radius, p,
     work.heights[0] = height
     if least(work.gradient, height, box_low, box_high, radius, p) > 0.0:
         return 0
-    _scores(flat, low, high, work)
-    return _fixed_rows(flat, fixed, work)
+    scores(flat, low, high, work)
+    return fixed_rows(flat, fixed, work)

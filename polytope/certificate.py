@@ -1,0 +1,140 @@
+"""Certificates: proofs of robustness in a file that `polytope.checker` reads."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from polytope.errors import FileProblem, InputError
+from polytope.robustness.flat import flat_network
+from polytope.robustness.kept_nodes import KeptNodes, Root
+from polytope.robustness.proof_search import ProofSearch, search_proof
+from polytope.robustness.query import Query
+from polytope.tables import check_writable, write_file
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The claim that no point nearer than `radius` is adversarial, and its proof.
+
+    Attributes
+    ----------
+    header : mapping
+        The claim: network, norm, radius, label, target, and the witness's distance.
+    arrays : mapping of str to array
+        The point, the box, the witness, the root's bounds and lines, and the trees.
+    """
+
+    header: Mapping[str, object]
+    arrays: Mapping[str, np.ndarray] = field(repr=False)
+
+    @property
+    def lower(self) -> float:
+        """The radius that is proved."""
+        return float.fromhex(str(self.header["radius"]))
+
+    def to_bytes(self) -> bytes:
+        """The file's content: a compressed zip of a JSON header and arrays."""
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("header.json", json.dumps(dict(self.header), indent=1))
+            for name, array in self.arrays.items():
+                content = io.BytesIO()
+                np.save(content, array, allow_pickle=False)
+                file.writestr(f"{name}.npy", content.getvalue())
+        return stream.getvalue()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the certificate to a file.
+
+        Raises
+        ------
+        FileProblem
+            If it cannot be written.
+        """
+        target = check_writable(path)
+        content = self.to_bytes()
+        write_file(target, lambda name: _write(name, content))
+
+
+def _write(path: os.PathLike[str], content: bytes) -> None:
+    try:
+        with open(path, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise FileProblem(f"cannot write '{path}': {error.strerror or error}") from error
+
+
+def make_certificate(
+    query: Query, radius: float, witness: np.ndarray | None, upper: float, deadline: float
+) -> Certificate:
+    """Prove that nothing adversarial is within a radius, and write the proof down.
+
+    Parameters
+    ----------
+    query : Query
+    radius : float
+    witness : float64 (d,) or None
+    upper : float
+        Its distance.
+    deadline : float
+        Of `time.perf_counter`.
+
+    Raises
+    ------
+    InputError
+        If no proof was found in time.
+    """
+    nodes = KeptNodes(flat_network(query.net), query)
+    found = search_proof(query, nodes, radius, deadline)
+    if not found.complete:
+        raise InputError(f"certificate: no proof for radius {radius!r}: {found.reason}")
+    d = len(query.x)
+    low = np.full(d, -np.inf) if query.box is None else query.box.low
+    high = np.full(d, np.inf) if query.box is None else query.box.high
+    arrays = {"x": query.x, "low": low, "high": high}
+    header: dict[str, object] = {
+        "kind": "polytope certificate", "version": 1, "engine": "branch_and_bound",
+        "network": query.net.graph.hash,
+        "norm": "inf" if query.p == math.inf else f"{query.p:g}",
+        "radius": float(radius).hex(), "label": query.label, "target": query.target,
+        "upper": None,
+    }  # fmt: skip
+    if witness is not None:
+        header["upper"] = float(upper).hex()
+        arrays["witness"] = witness
+    arrays |= _root_arrays(nodes, found.root)
+    arrays |= _tree_arrays(found)
+    return Certificate(header, {k: np.ascontiguousarray(v) for k, v in arrays.items()})
+
+
+def _root_arrays(nodes: KeptNodes, root: Root) -> dict[str, np.ndarray]:
+    """The root's bounds, and the slopes of its lines, layer by layer."""
+    flat, arrays = nodes.network.flat, {}
+    for number, (first, end, unit, count, _, offset) in enumerate(flat.layers[:-1].tolist()):
+        own = slice(unit, unit + count)
+        arrays[f"bounds_{number}"] = np.stack([root.low[first:end], root.high[first:end]])
+        candidates = int(flat.winners[number])
+        if candidates:
+            table = slice(offset, offset + count * candidates)
+            arrays[f"low_{number}"] = (root.below[own] - first).astype(np.float64)
+            arrays[f"high_{number}"] = root.weights[table].reshape(count, candidates)
+        else:
+            arrays[f"low_{number}"] = root.lines[own, 0]
+            arrays[f"high_{number}"] = root.lines[own, 2]
+    return arrays
+
+
+def _tree_arrays(found: ProofSearch) -> dict[str, np.ndarray]:
+    arrays = {}
+    for tree in found.trees:
+        arrays[f"tree_{tree.target}"] = tree.tree
+        arrays[f"multipliers_{tree.target}"] = tree.multipliers
+    return arrays
