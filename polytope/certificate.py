@@ -6,18 +6,23 @@ import io
 import json
 import math
 import os
+import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from polytope.certificate_file import KIND, VERSION
 from polytope.errors import FileProblem, InputError
 from polytope.robustness.flat import flat_network
 from polytope.robustness.kept_nodes import KeptNodes, Root
 from polytope.robustness.proof_search import ProofSearch, search_proof
 from polytope.robustness.query import Query
 from polytope.tables import check_writable, write_file
+
+#: Part of a lower bound that its certificate leaves out: far below any use, far above rounding.
+MARGIN = 1e-12
 
 
 @dataclass(frozen=True)
@@ -73,46 +78,64 @@ def _write(path: os.PathLike[str], content: bytes) -> None:
 
 
 def make_certificate(
-    query: Query, radius: float, witness: np.ndarray | None, upper: float, deadline: float
+    query: Query, lower: float, witness: np.ndarray, upper: float, time_limit: float
 ) -> Certificate:
-    """Prove that nothing adversarial is within a radius, and write the proof down.
+    """Prove that nothing adversarial is nearer than a lower bound, and write the proof down.
 
     Parameters
     ----------
     query : Query
-    radius : float
-    witness : float64 (d,) or None
+    lower : float
+        inf: nothing in the (bounded) box is adversarial.
+    witness : float64 (d,)
+        NaN without one.
     upper : float
         Its distance.
-    deadline : float
-        Of `time.perf_counter`.
+    time_limit : float
+        Seconds.
 
     Raises
     ------
     InputError
-        If no proof was found in time.
+        If there is nothing to prove, or no proof was found in time.
     """
-    nodes = KeptNodes(flat_network(query.net), query)
-    found = search_proof(query, nodes, radius, deadline)
-    if not found.complete:
-        raise InputError(f"certificate: no proof for radius {radius!r}: {found.reason}")
+    found_witness = bool(np.isfinite(witness).all())
+    if not lower > 0 and not found_witness:
+        raise InputError("certificate: nothing is proved of this point: no bound and no witness")
+    radius = _radius(query, lower)
     d = len(query.x)
     low = np.full(d, -np.inf) if query.box is None else query.box.low
     high = np.full(d, np.inf) if query.box is None else query.box.high
     arrays = {"x": query.x, "low": low, "high": high}
     header: dict[str, object] = {
-        "kind": "polytope certificate", "version": 1, "engine": "branch_and_bound",
+        "kind": KIND, "version": VERSION, "engine": "branch_and_bound",
         "network": query.net.graph.hash,
         "norm": "inf" if query.p == math.inf else f"{query.p:g}",
         "radius": float(radius).hex(), "label": query.label, "target": query.target,
         "upper": None,
     }  # fmt: skip
-    if witness is not None:
+    if found_witness:
         header["upper"] = float(upper).hex()
         arrays["witness"] = witness
-    arrays |= _root_arrays(nodes, found.root)
-    arrays |= _tree_arrays(found)
+    if radius > 0:
+        nodes = KeptNodes(flat_network(query.net), query)
+        found = search_proof(query, nodes, radius, time.perf_counter() + time_limit)
+        if not found.complete:
+            raise InputError(f"certificate: no proof for radius {radius!r}: {found.reason}")
+        arrays |= _root_arrays(nodes, found.root)
+        arrays |= _tree_arrays(found)
     return Certificate(header, {k: np.ascontiguousarray(v) for k, v in arrays.items()})
+
+
+def _radius(query: Query, lower: float) -> float:
+    """What is proved: a little less than the bound, so that rounding leaves room; or the box."""
+    if math.isfinite(lower):
+        return lower * (1 - MARGIN)
+    low, high = query.steps()
+    far = np.maximum(np.abs(low), np.abs(high))
+    if not np.isfinite(far).all():
+        raise InputError("certificate: that nothing is adversarial can be proved in a box only")
+    return float(np.linalg.norm(far, ord=query.p)) * (1 + MARGIN)
 
 
 def _root_arrays(nodes: KeptNodes, root: Root) -> dict[str, np.ndarray]:

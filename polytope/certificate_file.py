@@ -45,7 +45,7 @@ class Fields:
         return found
 
 
-def read(path: str | os.PathLike[str]) -> Fields:
+def read(path: str | os.PathLike[str] | io.BytesIO) -> Fields:
     """Read a certificate's file: a zip of a JSON header and arrays, without pickle."""
     arrays: dict[str, np.ndarray] = {}
     try:

@@ -22,6 +22,7 @@ certificate are read as the exact numbers that they are; nothing is rounded.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import time
@@ -29,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -51,6 +52,13 @@ from polytope.network.ir import Graph
 TOGETHER = 256
 
 
+class Certificate(Protocol):
+    """What can give the content of a certificate's file."""
+
+    def to_bytes(self) -> bytes:
+        """The content."""
+
+
 @dataclass(frozen=True)
 class Checked:
     """The checker's verdict.
@@ -59,7 +67,8 @@ class Checked:
     ----------
     valid : bool
     lower : float
-        Proved: no adversarial point of the box is nearer; 0 if the proof was rejected.
+        Proved: no adversarial point of the box is nearer; inf if the radius holds the whole box;
+        0 if the proof was rejected.
     upper : float
         Distance of the witness, rounded up; inf without one that holds.
     reason : str
@@ -343,12 +352,12 @@ class Proof:
             raise Rejected("the multipliers of a leaf do not prove it")
 
 
-def check(certificate: str | os.PathLike[str], model: object) -> Checked:
+def check(certificate: str | os.PathLike[str] | Certificate, model: object) -> Checked:
     """Check a certificate against a model, in exact arithmetic.
 
     Parameters
     ----------
-    certificate : path
+    certificate : path or Certificate
     model : path, Network or Graph
         An .onnx file, or an .npz file that `Network.save` wrote; or what was read already.
 
@@ -366,7 +375,7 @@ def check(certificate: str | os.PathLike[str], model: object) -> Checked:
     graph = _graph(model)
     leaves = 0
     try:
-        fields = read(certificate)
+        fields = read(_file(certificate))
         header = fields.header
         if header.get("network") != graph.hash:
             raise Rejected("the certificate is of another network")
@@ -407,7 +416,15 @@ def check(certificate: str | os.PathLike[str], model: object) -> Checked:
     except (PolytopeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         reason = f"it could not be read as a proof ({error})"
         return Checked(False, 0.0, math.inf, reason, leaves, time.perf_counter() - begun)
-    return Checked(True, size, upper, "", leaves, time.perf_counter() - begun)
+    lower = math.inf if around.whole and math.isinf(upper) else size
+    return Checked(True, lower, upper, "", leaves, time.perf_counter() - begun)
+
+
+def _file(certificate: str | os.PathLike[str] | Certificate) -> str | os.PathLike[str] | io.BytesIO:
+    """The file, or the content of one that was not written."""
+    if isinstance(certificate, str | os.PathLike):
+        return certificate
+    return io.BytesIO(certificate.to_bytes())
 
 
 def _graph(model: object) -> Graph:

@@ -22,6 +22,7 @@ class Set:
     down: np.ndarray
     up: np.ndarray
     scale: Fraction
+    bounded: bool
 
     @classmethod
     def around(
@@ -36,7 +37,19 @@ class Set:
         up = np.where(np.isfinite(high), np.minimum(above - at, r), r)
         if (down < 0).any() or (up < 0).any():
             raise InputError("the point is not in the box")
-        return cls(p, r, at, down, up, every.scale)
+        bounded = bool(np.isfinite(low).all() and np.isfinite(high).all())
+        return cls(p, r, at, down, up, every.scale, bounded)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the ball holds the whole (bounded) box."""
+        far = np.maximum(self.down, self.up)
+        if not len(far) or not self.bounded:
+            return False
+        if self.p == math.inf:
+            return bool((far < self.radius).all())
+        power = int(self.p)
+        return bool((far**power).sum() < self.radius**power)
 
     def at_least(self, g: Exact, constant: Exact, claims: Exact, strict: bool) -> np.ndarray:
         """Whether each ``g step + constant`` (a row each) is at least its claim: bool (m,).
@@ -77,7 +90,9 @@ class Set:
         for _ in range(30):
             full = t * w > m
             left, free = 1 - (m[full] ** 2).sum(), (w[~full] ** 2).sum()
-            if left <= 0 or free <= 0 or math.sqrt(left / free) <= t:
+            if left <= 0 or free <= 0:  # the box is inside of the ball where it matters
+                return np.zeros_like(size)
+            if math.sqrt(left / free) <= t:
                 break
             t = math.sqrt(left / free)
         wanted = [int(Fraction(float(v)) * top) for v in m / t]

@@ -115,6 +115,9 @@ class Engines:
         )  # fmt: skip
 
     def _mip(self, query: Query, interval: Interval, method: str, why: str) -> Ran:
+        if not np.isfinite(query.steps(interval.reach)).all():
+            return Ran(method, f"mixed-integer programs ({why}): neither a box, nor a radius, nor "
+                       "a witness bounds the search; give a box")  # fmt: skip
         found = mixed_integer(query, interval, self._solver)
         explain = (
             f"mixed-integer programs ({why}) by {found.solver}: its distance is claimed, the "

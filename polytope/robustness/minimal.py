@@ -16,7 +16,7 @@ from polytope.inputs import as_batch, as_labels, as_norm, positive_int, require_
 from polytope.model import Network
 from polytope.robustness.interval import Progress
 from polytope.robustness.perturbation import Perturbation, Perturbations
-from polytope.robustness.point_search import Asked, Chunk, untouched
+from polytope.robustness.point_search import Asked, Chunk, proved, untouched
 from polytope.robustness.ran import METHODS
 from polytope.robustness.saved_rows import SavedRows, question
 from polytope.rows import classes_of
@@ -53,6 +53,7 @@ def minimal_perturbation(
     callback: Callable[[Progress], None] | None = None,
     *,
     solver: str | None = None,
+    prove: bool = False,
     seed: int = 0,
     memory: int = MEMORY,
     save: str | os.PathLike[str] | None = None,
@@ -91,6 +92,10 @@ def minimal_perturbation(
         Called with a `Progress` whenever an interval becomes smaller.
     solver : str, optional
         For "mip": "highs" (default), "scip" (the default in l_2), "pulp" (CBC), "scipy", "cvxpy".
+    prove : bool
+        Also make a certificate of every row and have it checked in exact arithmetic (within the
+        time limit, once more): `exactness` is then "rational". A row whose certificate is
+        rejected, or was not found in time, is not reported as exact.
     seed : int
         For all that is random; row i uses ``seed + i``.
     memory : int
@@ -146,6 +151,8 @@ def minimal_perturbation(
             chunk = Chunk(asked, open_, engines)
             for i in open_.tolist():
                 found[i] = chunk.row(i)
+                if prove and not chunk.interrupted:
+                    found[i] = proved(found[i], asked.time_limit)
                 if saved is not None:
                     saved.put(i, found[i])
                 if chunk.interrupted:
@@ -153,7 +160,7 @@ def minimal_perturbation(
                     break
         for i in part.tolist():
             if saved is not None and i in saved:
-                rows.append(saved.get(i, net))
+                rows.append(saved.get(i, asked.query(i)))
             else:
                 rows.append(found[i] if i in found else untouched(asked, i, method))
     return rows[0] if _alone(net, x) else Perturbations(tuple(rows))

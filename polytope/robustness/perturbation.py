@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, TypeAlias, overload
 
 import numpy as np
 
-from polytope.model import Network
 from polytope.region import Region, region_at
+from polytope.robustness.query import Query
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from polytope.certificate import Certificate
     from polytope.robustness.branch_and_bound import Branched
     from polytope.robustness.mip import MixedIntegerRun
     from polytope.robustness.traversal import Traversal
@@ -75,8 +76,9 @@ class Perturbation:
         Why the search ended early: "time_limit", "memory", "interrupt", "engine" (it had nothing
         left to do, as `explain` says), or "" if it did not.
     exactness : str
-        "safe-float": every rounding error is taken off `lower`; "float": computed in float64, as
-        the error bounds of this (deep) network are too wide to be useful.
+        "rational": `lower` was proved by a certificate that the checker of exact arithmetic has
+        accepted; "safe-float": every rounding error is taken off; "float": computed in float64,
+        as the error bounds of this (deep) network are too wide to be useful.
     label, target : int
         The class left, and the class that the witness goes to (-1 without one).
     witness : float64 (d,)
@@ -113,14 +115,32 @@ class Perturbation:
     claimed: float
     stats: Statistics = field(repr=False)
     evidence: Evidence | None = field(repr=False)
-    net: Network = field(repr=False)
+    query: Query = field(repr=False)
+
+    def certificate(self, time_limit: float = 600.0) -> Certificate:
+        """A proof of `lower`, with the witness, that `pt.check` reads.
+
+        Parameters
+        ----------
+        time_limit : float
+            Seconds for the search, which leans on fewer bounds than the engine's.
+
+        Raises
+        ------
+        InputError
+            If no proof was found: nothing is proved (lower is 0 and there is no witness), or time
+            was up.
+        """
+        from polytope.certificate import make_certificate  # compiled code: only when it is wanted
+
+        return make_certificate(self.query, self.lower, self.witness, self.upper, time_limit)
 
     @property
     def region(self) -> Region | None:
         """The linear region of the witness; None without a witness."""
         if np.isnan(self.witness).any():
             return None
-        return region_at(self.net, self.witness)
+        return region_at(self.query.net, self.witness)
 
 
 #: Columns of a table, in order.

@@ -208,8 +208,27 @@ def result(interval: Interval, ran: Ran, stats: Statistics, interrupted: bool) -
         exact=interval.exact, status=_status(interval), stopped=stopped,
         exactness=ran.exactness, label=query.label, target=reached, witness=witness,
         native_witness=native[0], method=ran.method, explain=ran.explain, claimed=ran.claimed,
-        stats=stats, evidence=ran.evidence, net=net,
+        stats=stats, evidence=ran.evidence, query=query,
     )  # fmt: skip
+
+
+def proved(found: Perturbation, time_limit: float) -> Perturbation:
+    """A result whose lower end was proved by a certificate; not exact where that failed."""
+    from polytope.checker import check
+
+    if found.lower == 0 and not np.isfinite(found.upper):
+        return found
+    try:
+        verdict = check(found.certificate(time_limit), found.query.net)
+    except InputError as error:
+        verdict = None
+        why = str(error)
+    if verdict is not None and verdict.valid:
+        return replace(found, exactness="rational")
+    if verdict is not None:
+        why = f"the checker rejected the certificate: {verdict.reason}"
+    status = "interval" if found.status in ("exact", "unreachable") else found.status
+    return replace(found, exact=False, status=status, explain=f"{found.explain}; {why}")
 
 
 def _status(interval: Interval) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from polytope.errors import FileProblem
 from polytope.model import Network
 from polytope.robustness.perturbation import Perturbation, Statistics
+from polytope.robustness.query import Query
 from polytope.sets import Box
 
 #: What a file begins with.
@@ -97,9 +98,9 @@ class SavedRows:
         """Whether a row is finished."""
         return row in self._lines
 
-    def get(self, row: int, net: Network) -> Perturbation:
+    def get(self, row: int, query: Query) -> Perturbation:
         """A finished row, without its evidence."""
-        return Perturbation(**self._result(row), evidence=None, net=net)
+        return Perturbation(**self._result(row), evidence=None, query=query)
 
     def _result(self, row: int) -> dict[str, Any]:
         """What a line says, as a `Perturbation` takes it."""
