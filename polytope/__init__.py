@@ -24,6 +24,7 @@ def _refuse_foreign_distribution(folder: str) -> None:
 
 _refuse_foreign_distribution(_os.path.dirname(_os.path.dirname(_os.path.abspath(__file__))))
 
+from polytope.checker import Checked, check  # noqa: E402
 from polytope.distances import (  # noqa: E402
     BoundaryDistance,
     DecisionDistance,
@@ -56,6 +57,7 @@ __all__ = [
     "BoundaryDistance",
     "Box",
     "Certificates",
+    "Checked",
     "CrossCheck",
     "DecisionDistance",
     "HPolytope",
@@ -68,6 +70,7 @@ __all__ = [
     "Slice",
     "boundary_distance",
     "certify",
+    "check",
     "compile",
     "count_complete_regions",
     "cross_check",

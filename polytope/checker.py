@@ -35,7 +35,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from polytope.certificate_file import Fields, Rejected, read
-from polytope.errors import PolytopeError
+from polytope.errors import FileProblem, PolytopeError
 from polytope.exact_set import Set
 from polytope.network.exact_layers import (
     Exact,
@@ -413,6 +413,8 @@ def check(certificate: str | os.PathLike[str] | Certificate, model: object) -> C
                 leaves += proof.refute(_lead(outputs, label, t), tree, multipliers)
     except Rejected as error:
         return Checked(False, 0.0, math.inf, str(error), leaves, time.perf_counter() - begun)
+    except FileProblem:
+        raise
     except (PolytopeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         reason = f"it could not be read as a proof ({error})"
         return Checked(False, 0.0, math.inf, reason, leaves, time.perf_counter() - begun)

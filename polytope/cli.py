@@ -1,4 +1,4 @@
-"""The command line: ``polytope demo``, ``certify``, ``compare`` and ``regions``.
+"""The command line: ``polytope demo``, ``certify``, ``compare``, ``check``, ``regions``.
 
 Tables go to stdout, progress and messages to stderr.  A mistake of the user is one line on
 stderr, beginning with ``polytope: error:``.
@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from polytope.check_command import add_check
 from polytope.compare_command import add_compare
 from polytope.datasets import load_points
 from polytope.demo import REGIONS, run_demo
@@ -154,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     own.set_defaults(run=_certify)
 
     add_compare(commands)
+    add_check(commands)
     add_regions(commands)
     return parser
 
