@@ -105,14 +105,14 @@ class FlatNetwork:
         error = (len(x) + 2) * UNIT * (size @ np.abs(x) + np.abs(sums.base[:, -1]))
         error += sums.base_error[:, :-1] @ where + sums.base_error[:, -1]
         reach = size @ far + np.abs(constant) + error
-        outputs = self._outputs(reach)
+        outputs = self.unit_sizes(reach)
         owner = np.repeat(np.arange(self.values), np.diff(sums.start))
         held = np.bincount(owner, np.abs(sums.weight) * outputs[sums.source], self.values)
         error += np.bincount(owner, sums.weight_error * outputs[sums.source], self.values)
         cost = 1.01 * (self.flat.unit * (reach + held) + error)
         return self.flat._replace(constant=constant, cost=cost)
 
-    def _outputs(self, reach: np.ndarray) -> np.ndarray:
+    def unit_sizes(self, reach: np.ndarray) -> np.ndarray:
         """The largest sizes of the units' outputs, layer by layer, by intervals."""
         flat, sums = self.flat, self.sums
         outputs = np.zeros(self.net.units)

@@ -1,0 +1,1 @@
+"""Properties of outputs over boxes of inputs: proved, or refuted by a witness."""

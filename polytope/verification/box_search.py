@@ -1,0 +1,247 @@
+"""The search of one part of a property: its stacks and leaves, and the threads at work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from polytope.robustness.flat import FlatNetwork
+from polytope.verification.property import Unsafe
+from polytope.verification.result import Proof
+from polytope.verification.sheet import Root, Sheet, Work, root_of, sheet_of, work_for
+from polytope.verification.split_kernels import (
+    CANDIDATE,
+    FULL,
+    STUCK,
+    Leaves,
+    Plan,
+    Stack,
+    search_boxes,
+)
+from solvers.boxed import room
+
+#: Undecided units up to which a box is split on units: of 2 to 48, 12 was the best on the hardest
+#: instance of ACAS Xu (property 2 on network 3_3: 6 s; 4 and less, or 24 and more: over 10 s).
+FEW = 12
+#: Units that a box may be split on, beyond which its coordinates are split again.
+DEPTH = 16
+#: Boxes that may wait in one stack: a search in depth needs some hundreds.
+WAITING = 512
+#: Leaves that a thread collects before they are packed away.
+BUFFER = 2048
+#: Seconds between two looks at the clock and at how the work is shared.
+ROUND = 0.05
+
+
+@dataclass(eq=False)
+class _Worker:
+    """What one thread works on."""
+
+    sheet: Sheet
+    stack: Stack
+    leaves: Leaves
+    work: Work
+    plan: Plan
+    waiting: int = 0
+    closed: int = 0
+    budget: int = 16
+    boxes: int = 0
+    tried: float = 0.0
+
+    def run(self, few: int) -> int:
+        """Work for about one round; why it ended."""
+        begun = time.perf_counter()
+        why, self.waiting, self.closed, boxes = search_boxes(
+            self.sheet, self.stack, self.waiting, self.leaves, self.closed, self.budget,
+            self.tried, few, self.work, self.plan,
+        )  # fmt: skip
+        self.boxes += boxes
+        spent = time.perf_counter() - begun
+        if spent > ROUND:
+            self.budget = max(1, self.budget // 2)
+        elif spent < ROUND / 2 and boxes == self.budget:
+            self.budget *= 2
+        return int(why)
+
+
+@dataclass(eq=False)
+class BoxSearch:
+    """The search of one part; `run` goes on where it stopped.
+
+    Parameters
+    ----------
+    network : FlatNetwork
+    unsafe : Unsafe
+    part : int
+        Its number.
+    few, depth : int
+        See `FEW` and `DEPTH`.
+    workers : int
+        Threads.
+    memory : int
+        Bytes that leaves may take; further ones are not kept.
+
+    Attributes
+    ----------
+    open : int
+        Boxes set aside because they cannot be split.
+    """
+
+    network: FlatNetwork
+    unsafe: Unsafe
+    part: int
+    few: int
+    depth: int
+    workers: int
+    memory: int
+    open: int = 0
+    leaves: int = 0
+    _kept: list[tuple[np.ndarray, ...]] = field(default_factory=list)
+    _bytes: int = 0
+    _root: Root | None = None
+    _team: list[_Worker] = field(default_factory=list)
+
+    @property
+    def boxes(self) -> int:
+        """Boxes bounded so far."""
+        return sum(worker.boxes for worker in self._team)
+
+    @property
+    def waiting(self) -> int:
+        """Boxes that wait, or were set aside."""
+        return self.open + sum(worker.waiting for worker in self._team)
+
+    @property
+    def refuted(self) -> bool:
+        """Whether nothing is left."""
+        return bool(self._team) and not self.waiting
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing to work on any more."""
+        return bool(self._team) and self.waiting == self.open
+
+    def run(self, until: float, pool: Executor, offer: Callable[[int, np.ndarray], bool]) -> bool:
+        """Search until a time of `time.perf_counter`.
+
+        Parameters
+        ----------
+        until : float
+        pool : Executor
+            Of at least as many threads as there are workers.
+        offer : callable
+            Takes the part and a point (d,) that may be unsafe; says whether it is.
+
+        Returns
+        -------
+        bool
+            Whether an unsafe point was found.
+        """
+        if not self._team:
+            self._begin()
+        while not self.over and time.perf_counter() < until:
+            self._share()
+            busy = [worker for worker in self._team if worker.waiting]
+            if len(busy) == 1:
+                ended = [busy[0].run(self.few)]
+            else:
+                ended = list(pool.map(lambda worker: worker.run(self.few), busy))
+            for worker, why in zip(busy, ended, strict=True):
+                if why == CANDIDATE and self._offer(worker, offer):
+                    return True
+                if why == STUCK:
+                    if self._offer(worker, offer):
+                        return True
+                    worker.waiting -= 1
+                    self.open += 1
+                if why == FULL or worker.closed > BUFFER // 2:
+                    self._pack(worker)
+        return False
+
+    def proof(self) -> Proof:
+        """The leaves that are kept."""
+        for worker in self._team:
+            self._pack(worker)
+        assert self._root is not None
+        low, high, units, pieces, multipliers = (
+            np.concatenate(column) for column in zip(*self._kept, strict=True)
+        )
+        complete = self.leaves == sum(len(block[0]) for block in self._kept)
+        return Proof(self.part, self._root.middle, low, high, units, pieces, multipliers, complete)
+
+    def _begin(self) -> None:
+        """Make the workers; the first gets the whole box."""
+        self._root = root_of(self.unsafe.box)
+        sheet = sheet_of(self.network, self._root, self.unsafe.A, self.unsafe.b)
+        rows = 2 * self.depth
+        values, d, m = self.network.values, len(self._root.middle), len(self.unsafe.b)
+        for _ in range(self.workers):
+            self._team.append(_Worker(
+                sheet, _stack(WAITING, d, values, self.depth), _leaves(d, self.depth, m + rows),
+                work_for(sheet, rows), _plan(d, m + rows),
+            ))  # fmt: skip
+        first = self._team[0]
+        first.stack.low[0], first.stack.high[0] = self._root.low, self._root.high
+        first.stack.known[0, 0], first.stack.known[0, 1] = -np.inf, np.inf
+        first.waiting = 1
+
+    def _share(self) -> None:
+        """Give a worker without work the older half of the longest stack."""
+        for idle in self._team:
+            richest = max(self._team, key=lambda worker: worker.waiting)
+            if idle.waiting or richest.waiting < 2:
+                continue
+            given = richest.waiting // 2
+            for own, other in zip(idle.stack, richest.stack, strict=True):
+                own[:given] = other[:given]
+                other[: richest.waiting - given] = other[given : richest.waiting].copy()
+            idle.waiting, idle.budget = given, richest.budget
+            richest.waiting -= given
+
+    def _offer(self, worker: _Worker, offer: Callable[[int, np.ndarray], bool]) -> bool:
+        """Have a worker's candidate checked; if it is none, ask for a clearer one next time."""
+        assert self._root is not None
+        if offer(self.part, self._root.middle + worker.plan.step):
+            return True
+        worker.tried = 2 * worker.tried - 1e-12
+        return False
+
+    def _pack(self, worker: _Worker) -> None:
+        """Put a worker's leaves away, as long as there is memory for them."""
+        count, worker.closed = worker.closed, 0
+        self.leaves += count
+        if self._bytes > self.memory and self._kept:
+            return
+        low, high, units, pieces, multipliers = (array[:count].copy() for array in worker.leaves)
+        block = (low, high, units.astype(np.int16), pieces.astype(np.int16), multipliers)
+        self._bytes += sum(array.nbytes for array in block)
+        self._kept.append(block)
+
+
+def _stack(most: int, d: int, values: int, depth: int) -> Stack:
+    return Stack(
+        np.zeros((most, d)), np.zeros((most, d)), np.zeros((most, 2, values)),
+        np.full((most, depth), -1), np.full((most, depth), -1),
+    )  # fmt: skip
+
+
+def _leaves(d: int, depth: int, rows: int) -> Leaves:
+    return Leaves(
+        np.zeros((BUFFER, d)), np.zeros((BUFFER, d)), np.full((BUFFER, depth), -1),
+        np.full((BUFFER, depth), -1), np.zeros((BUFFER, rows)),
+    )  # fmt: skip
+
+
+def _plan(d: int, rows: int) -> Plan:
+    cost = np.zeros(d + 1)
+    cost[d] = 1.0
+    scratch = room(rows, d + 1)
+    return Plan(
+        cost, np.zeros(d + 1), np.zeros(d + 1), np.zeros(d + 1), np.zeros(rows * (d + 1)),
+        np.zeros(rows), np.zeros(rows), np.zeros(d), np.zeros(d), np.zeros(d),
+        scratch._replace(table=scratch.table.reshape(-1)),
+    )  # fmt: skip

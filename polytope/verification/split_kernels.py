@@ -1,0 +1,331 @@
+"""The compiled search over sub-boxes: bound, refute, look for an unsafe point, split in two.
+
+A box is split at the middle of the coordinate where that moves the bound most; one with few
+undecided units is split on the piece of a unit instead, which ends after as many splits.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from polytope.robustness.line_kernels import nothing
+from polytope.verification.box_kernels import bound_box, fixed_row, worst_margin
+from polytope.verification.sheet import Sheet, Work
+from solvers.boxed import INFEASIBLE, OPTIMAL, Room, boxed_kernel, dual_kernel
+from solvers.compiled import kernel
+
+#: Why `search_boxes` returned: nothing waits, the budget of boxes is spent, there is no room for
+#: another leaf, an unsafe point may have been found, the last box cannot be split.
+DONE, SPENT, FULL, CANDIDATE, STUCK = range(5)
+
+
+class Stack(NamedTuple):
+    """Boxes that wait, the last one next.
+
+    Attributes
+    ----------
+    low, high : float64 (most, d)
+    known : float64 (most, 2, values)
+        Bounds of the values that hold in the box.
+    units, pieces : int64 (most, depth)
+        Units whose piece is fixed, and the pieces; -1 from the first free place on.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    known: np.ndarray
+    units: np.ndarray
+    pieces: np.ndarray
+
+
+class Leaves(NamedTuple):
+    """Boxes that are refuted.
+
+    Attributes
+    ----------
+    low, high : float64 (most, d)
+    units, pieces : int64 (most, depth)
+        As those of `Stack`.
+    multipliers : float64 (most, m + rows of fixed units)
+        At least 0; the rows combined with them are positive over the box. All zero where no input
+        of the box is left.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    units: np.ndarray
+    pieces: np.ndarray
+    multipliers: np.ndarray
+
+
+class Plan(NamedTuple):
+    """Scratch of `search_boxes`.
+
+    Attributes
+    ----------
+    cost, low, high, point : float64 (d + 1,)
+        Of the program that combines the rows; the last column is the outputs' common height.
+    rows : float64 ((m + rows of fixed units) * (d + 1),)
+    right, multipliers : float64 (m + rows of fixed units,)
+    step, score, zero : float64 (d,)
+    room : Room
+        Of as many rows, its table flat.
+    """
+
+    cost: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    point: np.ndarray
+    rows: np.ndarray
+    right: np.ndarray
+    multipliers: np.ndarray
+    step: np.ndarray
+    score: np.ndarray
+    zero: np.ndarray
+    room: Room
+
+
+@kernel
+def fixed_rows(sheet: Sheet, units, pieces, work: Work):
+    """Keep the rows of all fixed units; how many rows there are in all."""
+    flat, row = sheet.flat, len(sheet.b)
+    for q in range(len(units)):
+        u = units[q]
+        if u < 0:
+            break
+        number = 0
+        while u >= flat.layers[number, 2] + flat.layers[number, 3]:
+            number += 1
+        j, slots = u - flat.layers[number, 2], flat.layers[number, 4]
+        v, breaks = flat.layers[number, 0] + j, flat.layers[number, 5] + j * slots
+        if pieces[q] < slots:
+            fixed_row(sheet, number, v, 1.0, flat.breaks[breaks + pieces[q]], row, work)
+            row += 1
+        if pieces[q] > 0:
+            fixed_row(sheet, number, v, -1.0, -flat.breaks[breaks + pieces[q] - 1], row, work)
+            row += 1
+    return row
+
+
+@kernel
+def combine_rows(m, rows, low, high, work: Work, plan: Plan):
+    """Find the weights of the rows that combine to a positive one; True if these prove it.
+
+    Leaves in `plan.step` a step that takes the fixed pieces, where the highest of the first m
+    rows is lowest.
+    """
+    d = len(low)
+    for r in range(len(plan.multipliers)):
+        plan.multipliers[r] = 0.0
+    if rows == 1:
+        plan.multipliers[0] = 1.0
+        for i in range(d):
+            plan.step[i] = low[i] if work.rows[0, i] > 0.0 else high[i]
+        return False
+    table = plan.rows[: rows * (d + 1)].reshape((rows, d + 1))
+    right, multipliers = plan.right[:rows], plan.multipliers[:rows]
+    bottom, top = np.inf, -np.inf
+    for i in range(d):
+        plan.low[i], plan.high[i] = low[i], high[i]
+    for r in range(rows):
+        least, most = work.heights[r], work.heights[r]
+        for i in range(d):
+            g = work.rows[r, i]
+            table[r, i] = g
+            least += g * low[i] if g > 0.0 else g * high[i]
+            most += g * high[i] if g > 0.0 else g * low[i]
+        table[r, d] = -1.0 if r < m else 0.0
+        right[r] = -work.heights[r]
+        if r < m:
+            bottom, top = min(bottom, least), max(top, most)
+    if not top - bottom < np.inf:
+        return False
+    plan.low[d], plan.high[d] = bottom - 1.0, top + 1.0
+    room = Room(
+        plan.room.table[: rows * (d + 1 + rows)].reshape((rows, d + 1 + rows)),
+        plan.room.price[: d + 1 + rows], plan.room.value[:rows], plan.room.basis[:rows],
+        plan.room.place[: d + 1 + rows], plan.room.order[: d + 1 + rows],
+        plan.room.ratio[: d + 1 + rows],
+    )  # fmt: skip
+    status, _ = boxed_kernel(
+        plan.cost, table, right, plan.low, plan.high, plan.point, multipliers, room
+    )
+    if status == OPTIMAL:
+        for i in range(d):
+            plan.step[i] = min(max(plan.point[i], low[i]), high[i])
+        if not plan.point[d] > 0.0:
+            return False
+    elif status == INFEASIBLE:
+        for i in range(d):
+            plan.step[i] = 0.5 * (low[i] + high[i])
+    else:
+        nothing(plan.multipliers)
+        plan.multipliers[0] = 1.0
+        for i in range(d):
+            plan.step[i] = 0.5 * (low[i] + high[i])
+        return False
+    return dual_kernel(plan.zero, work.rows[:rows], right, low, high, multipliers) > 0.0
+
+
+@kernel
+def choose_coordinate(low, high, work: Work, plan: Plan):
+    """The coordinate whose split makes the lines of the units that count meet most; -1 if none.
+
+    A unit's lines are apart in proportion to the width of its pre-activation, which a coordinate
+    adds its slope times its own width to.
+    """
+    d = len(low)
+    nothing(plan.score)
+    for u in range(len(work.pieces)):
+        if work.pieces[u] & (work.pieces[u] - 1):
+            for i in range(d):
+                plan.score[i] += work.sway[u] * abs(work.slopes[u, i])
+    best, chosen = -1.0, -1
+    for i in range(d):
+        middle, score = 0.5 * (low[i] + high[i]), plan.score[i] * (high[i] - low[i])
+        if low[i] < middle < high[i] and score > best:
+            best, chosen = score, i
+    return chosen
+
+
+@kernel
+def choose_unit(sheet: Sheet, known, work: Work):
+    """The undecided unit whose lines cost the rows most, and how many are undecided.
+
+    BaBSR's intercept score (see `polytope.robustness.nodes.branches`); of maxima there is none.
+    """
+    flat, chosen, best, count = sheet.flat, -1, -1.0, 0
+    for number in range(len(flat.layers) - 1):
+        first, unit = flat.layers[number, 0], flat.layers[number, 2]
+        for j in range(flat.layers[number, 3]):
+            u = unit + j
+            if work.pieces[u] & (work.pieces[u] - 1) == 0:
+                continue
+            count += 1
+            if flat.winners[number] == 0:
+                middle = 0.5 * (known[0, first + j] + known[1, first + j])
+                gap = (work.lines[u, 2] - work.lines[u, 0]) * middle
+                gap += work.lines[u, 3] - work.lines[u, 1]
+                score = work.sway[u] * max(gap, 0.0)
+                if score > best:
+                    chosen, best = u, score
+    return chosen, count
+
+
+@kernel(inline=True)
+def _copy(stack: Stack, source, target):
+    """Copy a waiting box."""
+    for i in range(stack.low.shape[1]):
+        stack.low[target, i], stack.high[target, i] = stack.low[source, i], stack.high[source, i]
+    for v in range(stack.known.shape[2]):
+        stack.known[target, 0, v] = stack.known[source, 0, v]
+        stack.known[target, 1, v] = stack.known[source, 1, v]
+    for q in range(stack.units.shape[1]):
+        stack.units[target, q] = stack.units[source, q]
+        stack.pieces[target, q] = stack.pieces[source, q]
+
+
+@kernel(inline=True)
+def _shut(stack: Stack, top, leaves: Leaves, closed, plan: Plan):
+    """Make the last box a leaf."""
+    for i in range(stack.low.shape[1]):
+        leaves.low[closed, i], leaves.high[closed, i] = stack.low[top, i], stack.high[top, i]
+    for q in range(stack.units.shape[1]):
+        leaves.units[closed, q] = stack.units[top, q]
+        leaves.pieces[closed, q] = stack.pieces[top, q]
+    for r in range(len(plan.multipliers)):
+        leaves.multipliers[closed, r] = plan.multipliers[r]
+
+
+@kernel
+def _judge(sheet: Sheet, stack: Stack, top, work: Work, plan: Plan):
+    """Bound the last box; True if it is refuted, by the multipliers left in the plan."""
+    m, low, high, known = len(sheet.b), stack.low[top], stack.high[top], stack.known[top]
+    units, pieces = stack.units[top], stack.pieces[top]
+    for q in range(len(units)):
+        if units[q] >= 0:
+            work.fixed[units[q]] = pieces[q]
+    found = bound_box(sheet, known[0], known[1], low, high, work)
+    rows = fixed_rows(sheet, units, pieces, work) if found < 0 else m
+    for q in range(len(units)):
+        if units[q] >= 0:
+            work.fixed[units[q]] = -1
+    if found < 0:
+        return combine_rows(m, rows, low, high, work, plan)
+    nothing(plan.multipliers)
+    if found < m:
+        plan.multipliers[found] = 1.0
+    return True
+
+
+@kernel
+def search_boxes(
+    sheet: Sheet, stack: Stack, waiting, leaves: Leaves, closed, budget, tried, few, work: Work,
+    plan: Plan,
+):  # fmt: skip
+    """Search until nothing waits or something has to be looked at.
+
+    Parameters
+    ----------
+    sheet : Sheet
+    stack : Stack
+    waiting : int
+    leaves : Leaves
+    closed : int
+        Leaves there are.
+    budget : int
+        Boxes to look at.
+    tried : float
+        A step whose margin is at most this is a candidate.
+    few : int
+        Undecided units up to which a box is split on a unit.
+    work, plan
+
+    Returns
+    -------
+    (why, waiting, closed, boxes)
+        A candidate is `plan.step`, inside of the last box.
+    """
+    boxes = 0
+    while waiting > 0:
+        if boxes >= budget:
+            return SPENT, waiting, closed, boxes
+        if closed >= len(leaves.low):
+            return FULL, waiting, closed, boxes
+        top = waiting - 1
+        low, high, units = stack.low[top], stack.high[top], stack.units[top]
+        boxes += 1
+        if _judge(sheet, stack, top, work, plan):
+            _shut(stack, top, leaves, closed, plan)
+            closed, waiting = closed + 1, top
+            continue
+        if worst_margin(sheet, plan.step, work) <= tried:
+            return CANDIDATE, waiting, closed, boxes
+        depth = 0
+        while depth < len(units) and units[depth] >= 0:
+            depth += 1
+        unit, open_ = choose_unit(sheet, stack.known[top], work)
+        if unit >= 0 and depth < len(units) and (depth > 0 or open_ <= few):
+            count = 0
+            for k in range(62):
+                if work.pieces[unit] >> k & 1:
+                    if waiting + count >= len(stack.low):
+                        return STUCK, waiting, closed, boxes
+                    if count > 0:
+                        _copy(stack, top, top + count)
+                    stack.units[top + count, depth] = unit
+                    stack.pieces[top + count, depth] = k
+                    count += 1
+            waiting = top + count
+            continue
+        chosen = choose_coordinate(low, high, work, plan)
+        if chosen < 0 or waiting >= len(stack.low):
+            return STUCK, waiting, closed, boxes
+        _copy(stack, top, waiting)
+        middle = 0.5 * (low[chosen] + high[chosen])
+        stack.high[top, chosen] = middle
+        stack.low[waiting, chosen] = middle
+        waiting += 1
+    return DONE, waiting, closed, boxes
