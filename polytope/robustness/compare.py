@@ -19,7 +19,7 @@ from polytope.model import Network
 from polytope.robustness.claims import MixedIntegerRun
 from polytope.robustness.disagreement import write_disagreement
 from polytope.robustness.interval import Progress
-from polytope.robustness.minimal import MEMORY, minimal_perturbation
+from polytope.robustness.minimal import MEMORY, minimal_perturbation, require_solver
 from polytope.robustness.perturbation import Perturbation, Perturbations
 from polytope.robustness.ran import METHODS
 from polytope.rows import classes_of
@@ -175,6 +175,10 @@ def cross_check(
     number = isinstance(radius, int | float | np.number) and not isinstance(radius, bool)
     if radius is not None and not (number and 0 <= radius < math.inf):
         raise InputError(f"radius: got {radius!r}, expected a number of at least 0")
+    exponent = as_norm(p)
+    for method, solver in named.values():
+        if method == "mip":  # before the others have worked for nothing
+            require_solver(exponent, solver)
     points = as_batch(net, X)
     labels = as_labels(net.predict(points) if y is None else y, len(points), classes_of(net))
     found: dict[str, Perturbations] = {}
@@ -211,7 +215,7 @@ def cross_check(
     reason = np.array([why for _, why in verdicts], dtype=object)
     limits = as_box(box, net.input_size)
     asked = {
-        "p": as_norm(p), "target": None if target is None else np.asarray(target).tolist(),
+        "p": exponent, "target": None if target is None else np.asarray(target).tolist(),
         "box": None if limits is None else [limits.low.tolist(), limits.high.tolist()],
         "tol": tol, "time_limit": time_limit, "memory": memory,
     }  # fmt: skip

@@ -23,7 +23,6 @@ from polytope.rows import classes_of
 from polytope.sets import BoxLike, as_box
 from solvers.errors import SolverError
 from solvers.norms import NormLike
-from solvers.registry import get
 
 if TYPE_CHECKING:
     from polytope.robustness.engines import Engines
@@ -188,15 +187,12 @@ def _checked(
         )
     if method not in METHODS:
         raise InputError(f"method: got {method!r}, expected one of {', '.join(METHODS)}")
-    if solver is not None:
-        try:
-            get(solver)
-        except SolverError as error:
-            raise InputError(f"solver: {error}") from error
-        if method != "mip":
-            raise InputError(
-                f"solver: got {solver!r} with method={method!r}; only method='mip' asks a solver"
-            )
+    if solver is not None and method != "mip":
+        raise InputError(
+            f"solver: got {solver!r} with method={method!r}; only method='mip' asks a solver"
+        )
+    if method == "mip":
+        require_solver(exponent, solver)
     limits = as_box(box, net.input_size)
     batch = as_batch(net, x, name="x").cpu()
     require_inside(batch, limits)
@@ -223,3 +219,13 @@ def _checked(
         None if radius is None else float(radius), float(tol), int(seed),
         positive_int(memory, "memory"), float(time_limit), callback,
     )  # fmt: skip
+
+
+def require_solver(p: float, solver: str | None) -> None:
+    """Refuse a solver that is unknown, not installed, or does not take the programs."""
+    from polytope.robustness.mip import program_solver  # compiled code: only when it is wanted
+
+    try:
+        program_solver(p, solver)
+    except SolverError as error:
+        raise InputError(f"solver: {error}") from error

@@ -33,7 +33,7 @@ from solvers.reorder import reordered
 from solvers.solution import Solution, Status
 from solvers.solve import choose, solve
 
-__all__ = ["MixedIntegerRun", "mixed_integer"]
+__all__ = ["MixedIntegerRun", "mixed_integer", "program_solver"]
 
 #: Norms whose ball has a linear or quadratic objective.
 NORMS = (1.0, 2.0, math.inf)
@@ -94,14 +94,22 @@ def mixed_integer(
             f"p: the mixed-integer programs know the norms 1, 2 and inf, got {query.p:g}; the "
             "other methods take any"
         )
-    name = solver or ("scip" if query.p == 2 else "highs")
-    choose(_example(query.p), name)
+    name = program_solver(query.p, solver)
     return _Search(query, interval, name, tighten or "lp").run()
 
 
-def _example(p: float) -> MixedIntegerProgram:
-    """The least program of the kind that a norm needs, to ask whether a solver takes it."""
-    return MixedIntegerProgram([0.0], True, lower=0.0, upper=1.0, P=[[1.0]] if p == 2 else None)
+def program_solver(p: float, solver: str | None) -> str:
+    """The name of the solver for a norm: the one asked for, if it takes the programs.
+
+    Raises
+    ------
+    UnknownBackendError, MissingPackageError, UnsupportedProblemError
+        As `mixed_integer`.
+    """
+    name = solver or ("scip" if p == 2 else "highs")
+    quadratic = [[1.0]] if p == 2 else None
+    choose(MixedIntegerProgram([0.0], True, lower=0.0, upper=1.0, P=quadratic), name)
+    return name
 
 
 @dataclass(eq=False)

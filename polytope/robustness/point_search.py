@@ -25,7 +25,6 @@ from polytope.robustness.ran import Ran
 from polytope.robustness.theorem import certify
 from polytope.robustness.witness import native_witnesses
 from polytope.sets import Box
-from solvers.errors import UnsupportedProblemError
 
 if TYPE_CHECKING:
     from polytope.robustness.engines import Engines
@@ -136,8 +135,6 @@ class Chunk:
                 ran = Ran(engine, f"{engine} ({why}) did not finish")
                 ran = self._engines.run(query, interval, engine, why)
             self._by_theorem(interval, k)
-        except UnsupportedProblemError as error:
-            raise InputError(f"solver: {error}") from error
         except KeyboardInterrupt:
             self.interrupted = True
         if ran.method == "attack" and not interval.settled:
