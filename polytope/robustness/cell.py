@@ -129,7 +129,9 @@ def cell_distance(
     lower, projected = _proved(cell, multipliers / scale, x, low, high, p)
     step = None
     if solution.status is Status.OPTIMAL and solution.x is not None:
-        step = projected if search == 2 else _step(solution.x, len(x), search)
+        step = _step(solution.x, len(x), search)
+        if search == 2 and projected is not None:  # more exact than the solver's
+            step = projected
     return CellDistance(lower, step)
 
 

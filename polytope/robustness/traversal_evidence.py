@@ -79,6 +79,6 @@ def packed(patterns: np.ndarray, layout: PatternLayout) -> np.ndarray:
     for count, number in layout:
         planes = max(1, (number - 1).bit_length())
         block = patterns[:, None, start : start + count] >> np.arange(planes)[:, None]
-        bits.append((block & 1).astype(np.uint8).reshape(len(patterns), -1))
+        bits.append((block & 1).astype(np.uint8).reshape(len(patterns), planes * count))
         start += count
     return np.packbits(np.concatenate(bits, axis=1), axis=1)
