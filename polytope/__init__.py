@@ -50,6 +50,8 @@ from polytope.robustness.perturbation import Perturbation, Perturbations  # noqa
 from polytope.robustness.theorem import certify  # noqa: E402
 from polytope.sets import Ball, Box, HPolytope  # noqa: E402
 from polytope.slices import Slice  # noqa: E402
+from polytope.verification.result import Verification  # noqa: E402
+from polytope.verification.verify import verify  # noqa: E402
 
 __all__ = [
     "ActivationPattern",
@@ -68,6 +70,7 @@ __all__ = [
     "Region",
     "RegionGraph",
     "Slice",
+    "Verification",
     "boundary_distance",
     "certify",
     "check",
@@ -82,4 +85,5 @@ __all__ = [
     "region_graph",
     "resume",
     "stability_intervals",
+    "verify",
 ]

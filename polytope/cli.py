@@ -1,4 +1,5 @@
-"""The command line: ``polytope demo``, ``certify``, ``compare``, ``check``, ``regions``.
+"""The command line: ``polytope demo``, ``certify``, ``compare``, ``check``, ``regions``,
+``verify``.
 
 Tables go to stdout, progress and messages to stderr.  A mistake of the user is one line on
 stderr, beginning with ``polytope: error:``.
@@ -41,6 +42,7 @@ from polytope.robustness.certificates import Certificates
 from polytope.robustness.theorem import certify
 from polytope.sets import as_box
 from polytope.tables import check_table_path, check_writable, write_file, write_table
+from polytope.verify_command import add_verify
 
 
 class _Parser(argparse.ArgumentParser):
@@ -157,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     add_compare(commands)
     add_check(commands)
     add_regions(commands)
+    add_verify(commands)
     return parser
 
 
