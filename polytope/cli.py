@@ -1,5 +1,4 @@
-"""The command line: ``polytope demo``, ``certify``, ``compare``, ``check``, ``regions``,
-``verify``.
+"""The commands: ``polytope demo``, ``certify``, ``compare``, ``regions``, ``verify``, ``check``.
 
 Tables go to stdout, progress and messages to stderr.  A mistake of the user is one line on
 stderr, beginning with ``polytope: error:``.
