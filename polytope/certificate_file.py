@@ -1,4 +1,4 @@
-"""The file of a certificate: a zip of a JSON header and arrays, read without pickle."""
+"""The file of a certificate, read without pickle, and the verdict on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -19,8 +22,44 @@ UNPACKED = 2**31
 #: What zipfile, json and numpy raise for files that are damaged or not theirs.
 BROKEN = (
     OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile,
-    NotImplementedError, SyntaxError, TypeError, MemoryError,
+    NotImplementedError, SyntaxError, TypeError, MemoryError, zlib.error,
 )  # fmt: skip
+
+
+class Certificate(Protocol):
+    """What can give the content of a certificate's file."""
+
+    def to_bytes(self) -> bytes:
+        """The content."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The checker's verdict.
+
+    Attributes
+    ----------
+    valid : bool
+    lower : float
+        Proved: no adversarial point of the box is nearer; inf if the radius holds the whole box;
+        0 if the proof was rejected.
+    upper : float
+        Distance of the witness, rounded up; inf without one that holds.
+    reason : str
+        The step that failed; empty if valid.
+    leaves, seconds : int, float
+        How much was checked, and how long it took.
+    mode : str
+        "rational".
+    """
+
+    valid: bool
+    lower: float
+    upper: float
+    reason: str
+    leaves: int
+    seconds: float
+    mode: str = "rational"
 
 
 class Rejected(Exception):

@@ -12,7 +12,8 @@ the lead ``f_label - f_t``, and one for each inequality ``h_k <= 0`` that the fi
 the winner of a maximum).  At an adversarial point with these pieces F = m_0 (f_label - f_t) + sum
 m_k h_k <= 0.  F is carried back to the inputs: a fixed unit is its piece, an open one lies between
 two lines, and the one that makes F smaller is taken.  What is left is an affine function below F;
-if its least value within r and the box is positive, the leaf holds nothing adversarial.  The
+if its least value within r and the box is positive, the leaf holds nothing adversarial.  (If it is
+not, the terms of F are carried back one by one, and what is left of them is added up.)  The
 root's bounds are proved in the same way, layer by layer.
 
 **What is trusted.**  Python's integers (python-flint's where it is installed: the same products
@@ -23,6 +24,7 @@ certificate are read as the exact numbers that they are; nothing is rounded.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 import time
@@ -30,11 +32,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from polytope.certificate_file import Fields, Rejected, read
+from polytope.certificate_file import Certificate, Checked, Fields, Rejected, read
 from polytope.errors import FileProblem, PolytopeError
 from polytope.exact_set import Set
 from polytope.network.exact_layers import (
@@ -50,42 +52,7 @@ from polytope.network.ir import Graph
 
 #: Leaves, or bounds, that are checked together.
 TOGETHER = 256
-
-
-class Certificate(Protocol):
-    """What can give the content of a certificate's file."""
-
-    def to_bytes(self) -> bytes:
-        """The content."""
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The checker's verdict.
-
-    Attributes
-    ----------
-    valid : bool
-    lower : float
-        Proved: no adversarial point of the box is nearer; inf if the radius holds the whole box;
-        0 if the proof was rejected.
-    upper : float
-        Distance of the witness, rounded up; inf without one that holds.
-    reason : str
-        The step that failed; empty if valid.
-    leaves, seconds : int, float
-        How much was checked, and how long it took.
-    mode : str
-        "rational".
-    """
-
-    valid: bool
-    lower: float
-    upper: float
-    reason: str
-    leaves: int
-    seconds: float
-    mode: str = "rational"
+ZERO = Exact(np.zeros(1, dtype=object))
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +168,14 @@ class Leaf(NamedTuple):
     fixed: np.ndarray
     inequalities: list[Inequality]
     multipliers: np.ndarray
+
+
+class Term(NamedTuple):
+    """A function: weights by (layer, value), weights of the outputs, and a constant."""
+
+    values: dict[tuple[int, int], Fraction]
+    lead: list[Fraction]
+    rest: Fraction
 
 
 class Proof:
@@ -326,30 +301,60 @@ class Proof:
 
     def _refute_leaves(self, lead: np.ndarray, leaves: Sequence[Leaf]) -> None:
         """Check that F is positive at each leaf (see above)."""
-        m = len(leaves)
-        leads = np.zeros((m, len(lead)), dtype=object)
-        values = {k: np.zeros((m, layer.values), dtype=object)
-                  for k, layer in enumerate(self.layers)}  # fmt: skip
-        weights = Exact.of(np.concatenate([leaf.multipliers for leaf in leaves]))
-        rests: list[Fraction] = []
-        at = 0
-        for i, leaf in enumerate(leaves):
-            leads[i] = lead * weights.integers[at]
-            rest = Fraction(0)
-            for k, row in enumerate(leaf.inequalities):
-                w = weights.integers[at + 1 + k] * row.sign
-                values[row.layer][i, row.value] += w
+        rows = [self._weighted(lead, leaf) for leaf in leaves]
+        joined = [self._together(terms) for terms in rows]
+        positive = self._positive(joined, [leaf.fixed for leaf in leaves])
+        for leaf, terms in zip(itertools.compress(leaves, ~positive),
+                               itertools.compress(rows, ~positive), strict=True):  # fmt: skip
+            # Carried back one by one the terms can do better than their sum.
+            fixed = np.array([leaf.fixed] * len(terms))
+            g, constant = self.below(*self._stacked(terms), fixed)
+            rest = constant.plus(Exact.fractions([term.rest for term in terms]))
+            one = Exact(g.integers.sum(axis=0, keepdims=True), g.scale)
+            total = Exact(rest.integers.sum(keepdims=True), rest.scale)
+            if not self.around.at_least(one, total, ZERO, True).all():
+                raise Rejected("the multipliers of a leaf do not prove it")
+
+    def _weighted(self, lead: np.ndarray, leaf: Leaf) -> list[Term]:
+        """The terms of F: the lead and the inequalities, times their multipliers."""
+        weights = [Fraction(w) for w in leaf.multipliers.tolist()]
+        terms = [Term({}, [weights[0] * v for v in lead.tolist()], Fraction(0))]
+        for w, row in zip(weights[1:], leaf.inequalities, strict=True):
+            if w:
+                values = {(row.layer, row.value): w * row.sign}
                 if row.other >= 0:
-                    values[row.layer][i, row.other] -= w
-                rest -= w * row.limit
-            rests.append(rest * weights.scale)
-            at += 1 + len(leaf.inequalities)
-        given = {k: Exact(v, weights.scale) for k, v in values.items() if (v != 0).any()}
-        fixed = np.array([leaf.fixed for leaf in leaves])
-        g, constant = self.below(given, Exact(leads, weights.scale), fixed)
-        zero = Exact(np.zeros(m, dtype=object))
-        if not self.around.at_least(g, constant.plus(Exact.fractions(rests)), zero, True).all():
-            raise Rejected("the multipliers of a leaf do not prove it")
+                    values[row.layer, row.other] = -w * row.sign
+                terms.append(Term(values, [Fraction(0)] * len(lead), -w * row.sign * row.limit))
+        return terms
+
+    def _together(self, terms: Sequence[Term]) -> Term:
+        """The sum of some terms."""
+        values: dict[tuple[int, int], Fraction] = {}
+        for term in terms:
+            for key, w in term.values.items():
+                values[key] = values.get(key, Fraction(0)) + w
+        lead = [sum(column, Fraction(0)) for column in zip(*(t.lead for t in terms), strict=True)]
+        return Term(values, lead, sum((t.rest for t in terms), Fraction(0)))
+
+    def _stacked(self, terms: Sequence[Term]) -> tuple[dict[int, Exact], Exact]:
+        """Terms as functions (m, values) of each layer, and of the outputs."""
+        m, given = len(terms), {}
+        weights = Exact.fractions([w for t in terms for w in t.values.values()])
+        tables = {k: np.zeros((m, self.layers[k].values), dtype=object)
+                  for k in {layer for t in terms for layer, _ in t.values}}  # fmt: skip
+        places = [(i, *key) for i, t in enumerate(terms) for key in t.values]
+        for (i, layer, value), w in zip(places, weights.integers, strict=True):
+            tables[layer][i, value] += w
+        given = {k: Exact(table, weights.scale) for k, table in tables.items()}
+        lead = Exact.fractions([v for t in terms for v in t.lead])
+        return given, Exact(lead.integers.reshape(m, -1), lead.scale)
+
+    def _positive(self, terms: Sequence[Term], fixed: Sequence[np.ndarray]) -> np.ndarray:
+        """Which functions are positive within the set, by the affine ones below them."""
+        g, constant = self.below(*self._stacked(terms), np.array(fixed))
+        rest = constant.plus(Exact.fractions([term.rest for term in terms]))
+        zero = Exact(np.zeros(len(terms), dtype=object))
+        return self.around.at_least(g, rest, zero, True)
 
 
 def check(certificate: str | os.PathLike[str] | Certificate, model: object) -> Checked:
