@@ -24,7 +24,8 @@ def _refuse_foreign_distribution(folder: str) -> None:
 
 _refuse_foreign_distribution(_os.path.dirname(_os.path.dirname(_os.path.abspath(__file__))))
 
-from polytope.checker import Checked, check  # noqa: E402
+from polytope.certificate_file import Checked  # noqa: E402
+from polytope.checker import check  # noqa: E402
 from polytope.distances import (  # noqa: E402
     BoundaryDistance,
     DecisionDistance,

@@ -122,6 +122,7 @@ class _Tree:
         self.shut: list[Leaf] = []
         self.closed = math.inf
         self.nodes = self.count = 0
+        self.pace = 0.0  # seconds a node, of the last batch
         self.far, self.bounded = self._far()
         self.radius = min(self._goal(), first)
         if math.isinf(interval.upper) and not self.bounded:
@@ -149,18 +150,21 @@ class _Tree:
             return False
         self._choose_radius()
         batch: list[Node] = []
+        left = (interval.deadline - time.perf_counter()) / max(self.pace, 1e-9)
         while (
             self.heap
-            and len(batch) < self.bounds.batch
+            and len(batch) < max(1, min(self.bounds.batch, left))
             and self.heap[0].lower < min(self.radius, self._goal())
         ):
             batch.append(heapq.heappop(self.heap))
+        begun = time.perf_counter()
         try:
             self._expand(batch)
         except BaseException:
             for node in batch:
                 heapq.heappush(self.heap, node)
             raise
+        self.pace = (time.perf_counter() - begun) / len(batch)
         return True
 
     def _goal(self) -> float:
