@@ -17,11 +17,15 @@ import numpy as np
 from polytope.attacks.polish import polished
 from polytope.attacks.spot import Polished
 from polytope.network.exact import is_adversarial
+from polytope.region import region_at
 from polytope.robustness.query import Query
 from polytope.robustness.witness import exact_witnesses, lp_norm, prove_adversarial
 
 #: Coordinates this near to a plain number, relative to the largest, are moved to it.
 NEAR = 1e-10
+#: A candidate nearer than this, relative to the largest coordinate, is x but for rounding; and
+#: the lengths of steps beside it.
+AT_X, LENGTHS = 1e-14, tuple(8.0**k * 2.0**-52 for k in range(9))
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,9 @@ class Interval:
         )  # fmt: skip
         if math.isfinite(distance[0]):
             return Polished(float(distance[0]), witness[0], 0)
+        beside = self._beside(point)
+        if beside is not None:
+            return beside
         plain = self._plain(point)
         if (plain == point).all():
             return None
@@ -157,6 +164,37 @@ class Interval:
         ):
             return None
         return Polished(float(lp_norm((plain - query.x)[None], query.p)[0]), plain, 0)
+
+    def _beside(self, point: np.ndarray) -> Polished | None:
+        """Where the candidate is x itself but for rounding: the nearest floats that will do.
+
+        The step is too small to be pushed, so the way is the steepest one, by ever larger parts
+        of the point's size.
+        """
+        query = self.query
+        size = max(float(np.abs(query.x).max(initial=0.0)), 1e-9)
+        if np.abs(point - query.x).max(initial=0.0) > AT_X * size:
+            return None
+        region = region_at(query.net, query.x)
+        low, high = query.steps()
+        best: Polished | None = None
+        for target in query.targets:
+            lead = query.lead(target) @ region.jacobian
+            way = np.where(lead > 0, np.where(low < 0, -lead, 0.0), np.where(high > 0, -lead, 0.0))
+            largest = float(np.abs(way).max(initial=0.0))
+            if largest == 0:
+                continue
+            for length in LENGTHS:
+                distance, witness = exact_witnesses(
+                    query.net, query.x[None], (length * size / largest * way)[None],
+                    np.array([query.label]), query.box, query.p, targets=np.array([target]),
+                )  # fmt: skip
+                if math.isfinite(distance[0]):
+                    found = Polished(float(distance[0]), witness[0], 0)
+                    if best is None or found.distance < best.distance:
+                        best = found
+                    break
+        return best
 
     def _plain(self, point: np.ndarray) -> np.ndarray:
         """The point with its coordinates moved to 0, x or the box's ends where these are near.
