@@ -87,7 +87,8 @@ class TensorNodes:
         normal, height = polyhedra(net, bounded, fixed, self._query.x)
         choices = branches(net, bounded, self.depth)
         sides = (bounded.layers.lower, bounded.layers.upper)
-        tighter = np.stack([torch.cat(side, dim=1).numpy() for side in sides], axis=1)
+        none = torch.zeros(len(nodes), 0)
+        tighter = np.stack([torch.cat([none, *side], dim=1).numpy() for side in sides], axis=1)
         for i in np.flatnonzero(bounded.alive).tolist():
             own = normal[i].any(axis=1) | (height[i] > 0)
             own[0] = True
@@ -240,7 +241,7 @@ def branches(net: Engine, bounded: Bounded, most: int) -> list[list[tuple[int, l
     al., Branch and bound for piecewise linear neural network verification, JMLR 2020).
     """
     bounds = bounded.layers
-    scores = []
+    scores = [torch.zeros(len(bounded.alive), 0, dtype=bounds.inputs.low.dtype)]
     for number, layer in enumerate(net.layers):
         line = bounds.lines[number]
         low, high = bounds.lower[number], bounds.upper[number]
