@@ -106,7 +106,7 @@ def _start(c: Floats, G: Floats, r: Floats, low: Floats, high: Floats, x: Floats
 
 
 @kernel(inline=True)
-def _leaving(n: int, low: Floats, high: Floats, at: Room) -> tuple[int, float]:
+def leaving_row(n: int, low: Floats, high: Floats, at: Room) -> tuple[int, float]:
     """The basic column that is farthest beyond a bound, and how far (negative: above)."""
     worst, row = 0.0, -1
     for i in range(len(at.basis)):
@@ -122,7 +122,9 @@ def _leaving(n: int, low: Floats, high: Floats, at: Room) -> tuple[int, float]:
 
 
 @kernel(inline=True)
-def _entering(n: int, row: int, gap: float, low: Floats, high: Floats, x: Floats, at: Room) -> int:
+def entering_column(
+    n: int, row: int, gap: float, low: Floats, high: Floats, x: Floats, at: Room
+) -> int:
     """The column that enters, the ones before it flipped to their other bound; -1 if none can."""
     up, top = (1.0 if gap > 0.0 else -1.0), 0.0
     for j in range(len(at.place)):
@@ -162,7 +164,7 @@ def _entering(n: int, row: int, gap: float, low: Floats, high: Floats, x: Floats
 
 
 @kernel(inline=True)
-def _pivot(
+def pivot_on(
     n: int, row: int, j: int, gap: float, low: Floats, high: Floats, x: Floats, at: Room
 ) -> None:
     """Exchange the basic column of a row, which goes to its bound, and column j."""
@@ -211,7 +213,7 @@ def boxed_kernel(
     m, n = G.shape
     _start(c, G, r, low, high, x, at)
     for pivots in range(LIMIT * (m + n)):
-        row, gap = _leaving(n, low, high, at)
+        row, gap = leaving_row(n, low, high, at)
         if row < 0:
             for i in range(m):
                 if at.basis[i] < n:
@@ -219,13 +221,13 @@ def boxed_kernel(
             for k in range(m):
                 multipliers[k] = max(at.price[n + k], 0.0)
             return OPTIMAL, pivots
-        j = _entering(n, row, gap, low, high, x, at)
+        j = entering_column(n, row, gap, low, high, x, at)
         if j < 0:
             for k in range(m):
                 entry = at.table[row, n + k]
                 multipliers[k] = max(entry if gap > 0.0 else -entry, 0.0)
             return INFEASIBLE, pivots
-        _pivot(n, row, j, gap, low, high, x, at)
+        pivot_on(n, row, j, gap, low, high, x, at)
     return FAILED, LIMIT * (m + n)
 
 

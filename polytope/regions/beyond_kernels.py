@@ -71,7 +71,7 @@ def pattern_beyond(program, pieces, row, region, at, point, maps, beyond):
         info = program.layers[layer]
         own = (row - info[6]) // info[4] if layer == own_layer else -1
         if own >= 0:
-            woken = _wake(program, layer, own, row, pieces, maps, beyond)
+            woken = wake_forms(program, layer, own, row, pieces, maps, beyond)
         for u in range(info[3]):
             if info[5]:
                 old = np.int64(pieces[info[2] + u])
@@ -92,7 +92,7 @@ def pattern_beyond(program, pieces, row, region, at, point, maps, beyond):
 
 
 @kernel
-def _wake(program, layer, u, row, pieces, maps, beyond):
+def wake_forms(program, layer, u, row, pieces, maps, beyond):
     """The form that is positive behind the facet, of whose unit this is the row."""
     info = program.layers[layer]
     slot = row - info[6] - u * info[4]
@@ -102,7 +102,7 @@ def _wake(program, layer, u, row, pieces, maps, beyond):
 
 
 @kernel
-def _sign(form, woken):
+def form_sign(form, woken):
     """The sign of a value behind the facet; UNKNOWN if its form does not say."""
     if form == 0:
         return 0
@@ -115,7 +115,7 @@ def _sign(form, woken):
 def _piece(program, layer, u, woken, point, extent, shift, maps):
     """The piece of a piecewise-linear unit behind the facet; -1 if not clear."""
     info = program.layers[layer]
-    sign = _sign(maps.value_form[info[0] + u], woken)
+    sign = form_sign(maps.value_form[info[0] + u], woken)
     found = 0
     for slot in range(info[4]):
         if sign != UNKNOWN:
@@ -140,11 +140,11 @@ def _winner(program, layer, u, old, given, woken, point, extent, shift, maps):
     info = program.layers[layer]
     slots = info[4]
     table = program.table[info[7] + u * slots : info[7] + (u + 1) * slots]
-    top = _sign(maps.value_form[table[old]], woken)
+    top = form_sign(maps.value_form[table[old]], woken)
     for slot in range(slots):
         if slot in (old, given) or table[slot] < 0:
             continue
-        if top != UNKNOWN and _sign(maps.value_form[table[slot]], woken) != UNKNOWN:
+        if top != UNKNOWN and form_sign(maps.value_form[table[slot]], woken) != UNKNOWN:
             continue
         value, doubt = _value_at(program, layer, u, slot, old, point, extent, shift, maps)
         if abs(value) <= doubt and doubt > 0.0:
@@ -159,7 +159,7 @@ def _winner(program, layer, u, old, given, woken, point, extent, shift, maps):
     for slot in range(slots):
         if slot == old or table[slot] < 0:
             continue
-        sign = _sign(maps.value_form[table[slot]], woken)
+        sign = form_sign(maps.value_form[table[slot]], woken)
         if sign == UNKNOWN:
             continue
         if sign > top or (sign == 0 and top == 0 and slot < best):

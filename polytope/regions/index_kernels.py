@@ -11,7 +11,7 @@ BASIS, PRIME = np.uint64(14695981039346656037), np.uint64(1099511628211)
 
 
 @kernel
-def _place(table, patterns, own):
+def place_of(table, patterns, own):
     """The place of a pattern in the table: it is there, or the place is empty (-1)."""
     word = BASIS
     for u in range(len(own)):
@@ -57,7 +57,7 @@ def enter(
     """
     new = 0
     for q in range(len(queries)):
-        at = _place(table, patterns, queries[q])
+        at = place_of(table, patterns, queries[q])
         if table[at] < 0:
             table[at] = count
             for u in range(queries.shape[1]):
@@ -73,4 +73,4 @@ def enter(
 def fill(table: np.ndarray, patterns: np.ndarray, count: int) -> None:
     """Enter all patterns into an empty table; they differ."""
     for i in range(count):
-        table[_place(table, patterns, patterns[i])] = i
+        table[place_of(table, patterns, patterns[i])] = i

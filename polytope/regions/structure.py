@@ -74,20 +74,3 @@ def _factor(row: np.ndarray, other: np.ndarray) -> int:
     ):
         return 0
     return 1 if factor > 0 else -1
-
-
-def _waist(
-    net: Engine,
-    first: np.ndarray,
-    base: np.ndarray,
-    base_error: np.ndarray,
-    start: np.ndarray,
-    source: np.ndarray,
-) -> np.ndarray:
-    """The layers through which all that comes later passes."""
-    waist = np.zeros(len(net.layers), dtype=np.bool_)
-    for number, layer in enumerate(net.layers):
-        end = first[number + 1]
-        direct = base[end:, :-1].any() or base_error[end:, :-1].any()
-        waist[number] = not direct and (source[start[end] :] >= layer.first_unit).all()
-    return waist

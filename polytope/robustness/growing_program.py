@@ -15,9 +15,9 @@ from solvers.boxed import (
     LOW,
     OPTIMAL,
     Room,
-    _entering,
-    _leaving,
-    _pivot,
+    entering_column,
+    leaving_row,
+    pivot_on,
 )
 from solvers.compiled import kernel
 
@@ -71,20 +71,20 @@ def solve_program(n, low, high, x, multipliers, at, count):
     )  # fmt: skip
     status = FAILED
     for _ in range(PIVOTS):
-        row, gap = _leaving(n, low, high, now)
+        row, gap = leaving_row(n, low, high, now)
         if row < 0:
             for k in range(count):
                 multipliers[k] = max(at.price[n + k], 0.0)
             status = OPTIMAL
             break
-        j = _entering(n, row, gap, low, high, x, now)
+        j = entering_column(n, row, gap, low, high, x, now)
         if j < 0:
             for k in range(count):
                 entry = at.table[row, n + k]
                 multipliers[k] = max(entry if gap > 0.0 else -entry, 0.0)
             status = INFEASIBLE
             break
-        _pivot(n, row, j, gap, low, high, x, now)
+        pivot_on(n, row, j, gap, low, high, x, now)
     for i in range(count):
         if at.basis[i] < n:
             x[at.basis[i]] = at.value[i]

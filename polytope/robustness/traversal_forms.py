@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from polytope.regions.beyond_kernels import UNKNOWN, _sign, _wake
+from polytope.regions.beyond_kernels import UNKNOWN, form_sign, wake_forms
 from polytope.regions.form_kernels import GENERIC, unit_forms, value_forms
 from polytope.robustness.traversal_rows import ZERO, pattern_over
 from solvers.compiled import kernel
@@ -39,7 +39,7 @@ def forms_over(task, pieces, row, place, beyond):
         info = program.layers[layer]
         own = (row - info[6]) // info[4] if layer == own_layer else -1
         if own >= 0:
-            woken = _wake(program, layer, own, row, pieces, maps, beyond)
+            woken = wake_forms(program, layer, own, row, pieces, maps, beyond)
         for u in range(info[3]):
             j = info[2] + u
             old = np.int64(pieces[j])
@@ -85,7 +85,7 @@ def _apart(program, place, info, u, slot, winner, here):
 def _piece(program, place, info, u, old, woken, here):
     """The piece of a piecewise-linear unit behind the facet; -1 if not clear."""
     slots = info[4]
-    sign = _sign(place.maps.value_form[info[0] + u], woken)
+    sign = form_sign(place.maps.value_form[info[0] + u], woken)
     if sign == UNKNOWN:
         for slot in range(max(old - 1, 0), min(old + 1, slots)):
             if not _apart(program, place, info, u, slot, old, here):
@@ -108,11 +108,11 @@ def _winner(program, place, info, u, old, given, woken, here):
     slots = info[4]
     table = program.table[info[7] + u * slots : info[7] + (u + 1) * slots]
     forms = place.maps.value_form
-    top = _sign(forms[table[old]], woken)
+    top = form_sign(forms[table[old]], woken)
     for slot in range(slots):
         if slot in (old, given) or table[slot] < 0:
             continue
-        sign = _sign(forms[table[slot]], woken)
+        sign = form_sign(forms[table[slot]], woken)
         if (top == UNKNOWN or sign == UNKNOWN) and not _apart(
             program, place, info, u, slot, old, here
         ):
@@ -124,7 +124,7 @@ def _winner(program, place, info, u, old, given, woken, here):
     for slot in range(slots):
         if slot == old or table[slot] < 0:
             continue
-        sign = _sign(forms[table[slot]], woken)
+        sign = form_sign(forms[table[slot]], woken)
         if sign == UNKNOWN:
             if slot == given:
                 return -1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from polytope.regions.index_kernels import _place, enter
+from polytope.regions.index_kernels import enter, place_of
 from polytope.robustness import traversal_arrays as arrays
 from polytope.robustness.halfspace_kernels import halfspace_bound
 from polytope.robustness.projection_kernels import BEYOND, NEAREST, nearest_step
@@ -83,7 +83,7 @@ def better(found, place, key):
 
     False also if its region was explored or proved to be out of reach.
     """
-    q = found.table[_place(found.table, found.patterns, place.query[0])]
+    q = found.table[place_of(found.table, found.patterns, place.query[0])]
     return q < 0 or (found.status[q] == arrays.WAITING and max(key, found.own[q]) < found.best[q])
 
 
