@@ -42,6 +42,8 @@ def _round_multiplier(g, below, above, radius):
             break
         used, free = _passed(g, below, above, t)
         left = radius * radius - used
+        if not free > 0.0 and left > 0.0:  # the box alone counts
+            return 0.0
         if used == before or not left > 0.0 or not free > 0.0:
             break
         before, t = used, max(t, math.sqrt(left / free))

@@ -212,7 +212,11 @@ class InputSet:
         self, a: torch.Tensor, center: torch.Tensor, radius: torch.Tensor, points: bool
     ) -> LeastValues:
         p, q = self.p, dual_exponent(self.p)
-        plain = a.dtype == torch.float64 and a.device.type == "cpu" and not a.requires_grad
+        given = (a, center, radius, self.low, self.high)
+        plain = all(
+            t.dtype == torch.float64 and t.device.type == "cpu" and not t.requires_grad
+            for t in given
+        )
         if p in (1.0, 2.0) and plain and not points:
             return self._least_compiled(a, center, radius)
         weights = a.abs().expand(len(self), -1, -1)
