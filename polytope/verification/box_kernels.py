@@ -169,8 +169,8 @@ def _largest(lines, low, high):
 
 
 @kernel
-def _layer(sheet: Sheet, number, low, high, box_low, box_high, work: Work):
-    """Bounds and lines of one layer; False if no input is left."""
+def _layer(sheet: Sheet, number, again, low, high, box_low, box_high, work: Work):
+    """Bounds (if `again` or there are none) and lines of one layer; False if no input is left."""
     flat, fixed = sheet.flat, work.fixed
     first, unit, count, slots, offset = (
         flat.layers[number, 0], flat.layers[number, 2], flat.layers[number, 3],
@@ -187,7 +187,8 @@ def _layer(sheet: Sheet, number, low, high, box_low, box_high, work: Work):
                 flat, place, breaks, slots, fixed[u], low[v], high[v], work.ends, work.values,
                 work.lines[u],
             )  # fmt: skip
-            if work.pieces[u] & (work.pieces[u] - 1) or not high[v] - low[v] < np.inf:
+            open_ = work.pieces[u] & (work.pieces[u] - 1)
+            if (open_ and again) or not high[v] - low[v] < np.inf:
                 if not _bound_value(sheet, number, v, u, low, high, box_low, box_high, work):
                     return False
                 low[v], high[v], work.pieces[u] = piecewise_lines(
@@ -221,12 +222,14 @@ def _layer(sheet: Sheet, number, low, high, box_low, box_high, work: Work):
 
 
 @kernel
-def bound_box(sheet: Sheet, low, high, box_low, box_high, work: Work):
+def bound_box(sheet: Sheet, fresh, low, high, box_low, box_high, work: Work):
     """Bound the rows ``A y - b`` of the outputs from below over a box of steps.
 
     Parameters
     ----------
     sheet : Sheet
+    fresh : int
+        The first layer whose known bounds are worth bounding again.
     low, high : float64 (values,)
         Known bounds; tightened.
     box_low, box_high : float64 (d,)
@@ -242,7 +245,7 @@ def bound_box(sheet: Sheet, low, high, box_low, box_high, work: Work):
     flat, m = sheet.flat, len(sheet.b)
     count = len(flat.layers) - 1
     for number in range(count):
-        if not _layer(sheet, number, low, high, box_low, box_high, work):
+        if not _layer(sheet, number, number >= fresh, low, high, box_low, box_high, work):
             return m
     nothing(work.sway)
     first = flat.layers[count, 0]
@@ -262,6 +265,40 @@ def bound_box(sheet: Sheet, low, high, box_low, box_high, work: Work):
         if least_value(work.gradient, work.heights[r], box_low, box_high) > 0.0:
             return r
     return -1
+
+
+@kernel
+def measure_influence(sheet: Sheet, work: Work):
+    """Add to `work.sway` what units do by widening what later units read, roughly.
+
+    The lines of an undecided unit part by up to half of what its pre-activation is widened by,
+    and a decided unit passes its slope on.
+    """
+    flat = sheet.flat
+    nothing(work.reach)
+    for number in range(len(flat.layers) - 2, -1, -1):
+        first, unit = flat.layers[number, 0], flat.layers[number, 2]
+        if flat.winners[number] > 0:
+            continue
+        for j in range(flat.layers[number, 3]):
+            u, v = unit + j, first + j
+            if work.pieces[u] & (work.pieces[u] - 1):
+                work.sway[u] += work.reach[u]
+                weight = 0.5 * work.sway[u]
+            else:
+                weight = abs(work.lines[u, 0]) * work.reach[u]
+            if weight == 0.0:
+                continue
+            begin, end, at = flat.start[v], flat.start[v + 1], sheet.runs[v]
+            own = flat.weight[begin:end]
+            if at >= 0:
+                target = work.reach[at : at + end - begin]
+                for t in range(len(own)):
+                    target[t] += weight * abs(own[t])
+            else:
+                source = flat.source[begin:end]
+                for t in range(len(own)):
+                    work.reach[source[t]] += weight * abs(own[t])
 
 
 @kernel(inline=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -27,12 +28,17 @@ from solvers.boxed import room
 #: Undecided units up to which a box is split on units: of 2 to 48, 12 was the best on the hardest
 #: instance of ACAS Xu (property 2 on network 3_3: 6 s; 4 and less, or 24 and more: over 10 s).
 FEW = 12
-#: Units that a box may be split on, beyond which its coordinates are split again.
-DEPTH = 16
-#: Boxes that may wait in one stack: a search in depth needs some hundreds.
-WAITING = 512
+ANY = 2**30
+#: Units that a box may be split on, beyond which its coordinates are split (again): with FEW, and
+#: where only units are split.
+DEPTH, DEPTH_ALONE = 16, 64
+#: Boxes that may wait in one stack: a search in depth needs some hundreds; and the bytes that all
+#: stacks of a search may take, beyond which they are shorter, down to the least length.
+WAITING, STACKS, LEAST = 512, 2**26, 64
 #: Leaves that a thread collects before they are packed away.
 BUFFER = 2048
+#: Points that are kept for attacks.
+HINTS = 128
 #: Seconds between two looks at the clock and at how the work is shared.
 ROUND = 0.05
 
@@ -52,12 +58,12 @@ class _Worker:
     boxes: int = 0
     tried: float = 0.0
 
-    def run(self, few: int) -> int:
+    def run(self, coordinates: bool) -> int:
         """Work for about one round; why it ended."""
         begun = time.perf_counter()
         why, self.waiting, self.closed, boxes = search_boxes(
             self.sheet, self.stack, self.waiting, self.leaves, self.closed, self.budget,
-            self.tried, few, self.work, self.plan,
+            self.tried, FEW if coordinates else ANY, not coordinates, self.work, self.plan,
         )  # fmt: skip
         self.boxes += boxes
         spent = time.perf_counter() - begun
@@ -78,8 +84,8 @@ class BoxSearch:
     unsafe : Unsafe
     part : int
         Its number.
-    few, depth : int
-        See `FEW` and `DEPTH`.
+    coordinates : bool
+        Split boxes of many undecided units on their coordinates; else on units only.
     workers : int
         Threads.
     memory : int
@@ -87,43 +93,47 @@ class BoxSearch:
 
     Attributes
     ----------
+    boxes : int
+        Boxes bounded.
     open : int
         Boxes set aside because they cannot be split.
+    leaves : int
+        Boxes refuted.
+    hints : deque of float64 (d,)
+        The latest points where bounds are lowest: an attack may begin there.
     """
 
     network: FlatNetwork
     unsafe: Unsafe
     part: int
-    few: int
-    depth: int
+    coordinates: bool
     workers: int
     memory: int
     open: int = 0
+    boxes: int = 0
     leaves: int = 0
-    _kept: list[tuple[np.ndarray, ...]] = field(default_factory=list)
-    _bytes: int = 0
+    hints: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=HINTS))
     _root: Root | None = None
     _team: list[_Worker] = field(default_factory=list)
-
-    @property
-    def boxes(self) -> int:
-        """Boxes bounded so far."""
-        return sum(worker.boxes for worker in self._team)
+    _kept: list[tuple[np.ndarray, ...]] = field(default_factory=list)
+    _bytes: int = 0
 
     @property
     def waiting(self) -> int:
-        """Boxes that wait, or were set aside."""
+        """Boxes that wait, or were set aside; 1 before the search begins."""
+        if self._root is None:
+            return 1
         return self.open + sum(worker.waiting for worker in self._team)
 
     @property
     def refuted(self) -> bool:
         """Whether nothing is left."""
-        return bool(self._team) and not self.waiting
+        return self.waiting == 0
 
     @property
     def over(self) -> bool:
         """Whether there is nothing to work on any more."""
-        return bool(self._team) and self.waiting == self.open
+        return self._root is not None and self.waiting == self.open
 
     def run(self, until: float, pool: Executor, offer: Callable[[int, np.ndarray], bool]) -> bool:
         """Search until a time of `time.perf_counter`.
@@ -141,16 +151,17 @@ class BoxSearch:
         bool
             Whether an unsafe point was found.
         """
-        if not self._team:
-            self._begin()
+        root = self._root or self._begin()
         while not self.over and time.perf_counter() < until:
             self._share()
             busy = [worker for worker in self._team if worker.waiting]
             if len(busy) == 1:
-                ended = [busy[0].run(self.few)]
+                ended = [busy[0].run(self.coordinates)]
             else:
-                ended = list(pool.map(lambda worker: worker.run(self.few), busy))
+                ended = list(pool.map(lambda worker: worker.run(self.coordinates), busy))
             for worker, why in zip(busy, ended, strict=True):
+                self.boxes, worker.boxes = self.boxes + worker.boxes, 0
+                self.hints.append(root.middle + worker.plan.step)
                 if why == CANDIDATE and self._offer(worker, offer):
                     return True
                 if why == STUCK:
@@ -160,12 +171,25 @@ class BoxSearch:
                     self.open += 1
                 if why == FULL or worker.closed > BUFFER // 2:
                     self._pack(worker)
+        if self.over:
+            for worker in self._team:
+                self._pack(worker)
+            self._team = []
         return False
 
+    def load(self) -> float:
+        """Have the compiled code ready, which takes long once on a machine; the seconds it took."""
+        begun = time.perf_counter()
+        if self._root is None:
+            self._begin()
+        idle = self._team[-1]
+        waiting, idle.waiting = idle.waiting, 0
+        idle.run(self.coordinates)
+        idle.waiting = waiting
+        return time.perf_counter() - begun
+
     def proof(self) -> Proof:
-        """The leaves that are kept."""
-        for worker in self._team:
-            self._pack(worker)
+        """The leaves that are kept; once the search is over."""
         assert self._root is not None
         low, high, units, pieces, multipliers = (
             np.concatenate(column) for column in zip(*self._kept, strict=True)
@@ -173,21 +197,24 @@ class BoxSearch:
         complete = self.leaves == sum(len(block[0]) for block in self._kept)
         return Proof(self.part, self._root.middle, low, high, units, pieces, multipliers, complete)
 
-    def _begin(self) -> None:
+    def _begin(self) -> Root:
         """Make the workers; the first gets the whole box."""
-        self._root = root_of(self.unsafe.box)
-        sheet = sheet_of(self.network, self._root, self.unsafe.A, self.unsafe.b)
-        rows = 2 * self.depth
-        values, d, m = self.network.values, len(self._root.middle), len(self.unsafe.b)
+        self._root = root = root_of(self.unsafe.box)
+        sheet = sheet_of(self.network, root, self.unsafe.A, self.unsafe.b)
+        depth = DEPTH if self.coordinates else DEPTH_ALONE
+        rows = 2 * depth
+        values, d, m = self.network.values, len(root.middle), len(self.unsafe.b)
+        most = int(np.clip(STACKS // (16 * values * self.workers), LEAST, WAITING))
         for _ in range(self.workers):
             self._team.append(_Worker(
-                sheet, _stack(WAITING, d, values, self.depth), _leaves(d, self.depth, m + rows),
+                sheet, _stack(most, d, values, depth), _leaves(d, depth, m + rows),
                 work_for(sheet, rows), _plan(d, m + rows),
             ))  # fmt: skip
         first = self._team[0]
-        first.stack.low[0], first.stack.high[0] = self._root.low, self._root.high
+        first.stack.low[0], first.stack.high[0] = root.low, root.high
         first.stack.known[0, 0], first.stack.known[0, 1] = -np.inf, np.inf
         first.waiting = 1
+        return root
 
     def _share(self) -> None:
         """Give a worker without work the older half of the longest stack."""
@@ -225,7 +252,7 @@ class BoxSearch:
 def _stack(most: int, d: int, values: int, depth: int) -> Stack:
     return Stack(
         np.zeros((most, d)), np.zeros((most, d)), np.zeros((most, 2, values)),
-        np.full((most, depth), -1), np.full((most, depth), -1),
+        np.full((most, depth), -1), np.full((most, depth), -1), np.zeros(most, np.int64),
     )  # fmt: skip
 
 

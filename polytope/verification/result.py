@@ -47,7 +47,8 @@ class VerifyStats:
     Attributes
     ----------
     engine : str
-        "attack", "boxes" (a search over sub-boxes and units) or "none".
+        What answered: "attack", "boxes" (a search over sub-boxes and units), "bounds" (of the
+        whole box, where the network is too large for a search) or "none".
     boxes, leaves, waiting : int
         Boxes bounded, refuted, and left open.
     refuted, parts : int
@@ -56,7 +57,8 @@ class VerifyStats:
         Points checked in exact arithmetic.
     attack_seconds, search_seconds : float
     stopped : str
-        "", "time_limit", "memory", "interrupt" or "rounding" (boxes too small to be split).
+        "", "time_limit", "interrupt", "size" (of the network) or "rounding" (boxes too small to
+        be split).
     """
 
     engine: str
@@ -95,7 +97,7 @@ class Verification:
         What was done and why it ended, in a sentence.
     stats : VerifyStats
     evidence : tuple of Proof
-        For each part that was refuted.
+        For each part that a search refuted.
     """
 
     verdict: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,14 +9,17 @@ import numpy as np
 
 from polytope.model import Network
 from polytope.robustness.flat import flat_network
-from polytope.verification.attack import attack, descend
-from polytope.verification.box_search import DEPTH, FEW, BoxSearch
+from polytope.verification.attack import FIRST, attack, descend
+from polytope.verification.box_search import BoxSearch
 from polytope.verification.property import Property
 from polytope.verification.result import Proof, Verification, VerifyStats
+from polytope.verification.root_bounds import refuted_at_root
 from polytope.verification.witness import Witness, check_witness
 
 #: Inputs up to which boxes are split; beyond, only the pieces of units are.
 INPUTS = 12
+#: Pre-activations times inputs, and pieces of a unit, beyond which a network is not searched.
+LARGE, PIECES = 2**25, 60
 #: The first slice of time of each part, in seconds; each round of all parts doubles it.
 SLICE = 1.0
 #: Part of the time limit that attacks may take, and the most seconds of it.
@@ -51,7 +53,7 @@ class Run:
         self.deadline = self.begun + limit
         self.witness: Witness | None = None
         self.engine, self.stopped = "none", ""
-        self.checks = 0
+        self.checks = self.bounded = 0
         self.attacked = self.searched = 0.0
         self.searches: list[BoxSearch] = []
 
@@ -96,39 +98,61 @@ class Run:
         self.attacked = time.perf_counter() - begun
 
     def _search(self) -> None:
-        """Search all parts in turns of growing length."""
+        """Search all parts in turns of growing length; only bound them if the network is large."""
         begun = time.perf_counter()
+        parts, nodes = self.read.parts, self.net.graph.nodes
+        values = sum(nodes[nodes[layer.node].inputs[0]].size for layer in self.net.layers)
+        most = max((layer.pieces for layer in self.net.layers), default=1)
+        if most > PIECES or values * self.net.input_size > LARGE:
+            self.engine, self.stopped = "bounds", "size"
+            for unsafe in parts:
+                if time.perf_counter() < self.deadline:
+                    self.bounded += refuted_at_root(self.net, unsafe)
+            return
         self.engine = "boxes"
-        few, depth = (FEW, DEPTH) if self.net.input_size <= INPUTS else (math.inf, 64)
-        flat = flat_network(self.net)
+        flat, split = flat_network(self.net), self.net.input_size <= INPUTS
         self.searches = [
-            BoxSearch(
-                flat, unsafe, number, int(min(few, 2**30)), depth, self.workers,
-                self.memory // len(self.read.parts),
-            )
-            for number, unsafe in enumerate(self.read.parts)
-        ]  # fmt: skip
-        length = SLICE
+            BoxSearch(flat, unsafe, number, split, self.workers, self.memory // len(parts))
+            for number, unsafe in enumerate(parts)
+        ]
+        self.deadline += self.searches[0].load()
+        length, left = SLICE, list(self.searches)
         with ThreadPoolExecutor(self.workers) as pool:
-            left = list(self.searches)
             while left and self.witness is None and time.perf_counter() < self.deadline:
                 for search in left:
                     until = min(time.perf_counter() + length, self.deadline)
-                    if search.run(until, pool, self.offer):
+                    if search.run(until, pool, self.offer) or self._follow(search):
                         break
                 left = [search for search in left if not search.over]
                 length *= 2
         self.searched = time.perf_counter() - begun
 
+    def _follow(self, search: BoxSearch) -> bool:
+        """Attack from where the bounds of a search are lowest.
+
+        Where the network is flat, gradients lead nowhere; bounds still do.
+        """
+        hints = np.array(search.hints)
+        search.hints.clear()
+        if search.over or not len(hints):
+            return False
+        box = search.unsafe.box
+        starts = np.clip(hints, box.low, box.high)
+        point, margin = descend(self.net, search.unsafe, starts, FIRST, self.deadline)
+        return margin <= 0 and self.offer(search.part, point)
+
     def _result(self) -> Verification:
         """What there is to say."""
-        parts, refuted = len(self.read.parts), sum(search.refuted for search in self.searches)
+        parts = len(self.read.parts)
+        refuted = self.bounded + sum(search.refuted for search in self.searches)
         if self.witness is not None:
             verdict = "sat"
         elif refuted == parts:
-            verdict = "unsat"
-        elif self.stopped or all(search.over for search in self.searches):
-            verdict, self.stopped = "unknown", self.stopped or "rounding"
+            verdict, self.stopped = "unsat", ""
+        elif self.stopped:
+            verdict = "unknown"
+        elif self.searches and all(search.over for search in self.searches):
+            verdict, self.stopped = "unknown", "rounding"
         else:
             verdict, self.stopped = "timeout", "time_limit"
         proofs: tuple[Proof, ...] = ()
@@ -150,6 +174,8 @@ class Run:
     def _explain(self, verdict: str, stats: VerifyStats) -> str:
         """A sentence."""
         done = f"{stats.boxes} sub-boxes bounded, {stats.refuted} of {stats.parts} parts refuted"
+        if stats.engine == "bounds":
+            done = f"bounds of the whole box refute {stats.refuted} of {stats.parts} parts"
         if verdict == "sat":
             by = "the attack" if stats.engine == "attack" else f"the search ({done})"
             assert self.witness is not None
@@ -164,6 +190,7 @@ class Run:
             return f"no input is unsafe: {done}"
         why = {
             "time_limit": "the time limit", "interrupt": "Ctrl-C",
+            "size": "the size of the network, too large to be searched",
             "rounding": "boxes too small to be split, where rounding cannot decide",
         }[stats.stopped]  # fmt: skip
-        return f"stopped by {why}: {done}, {stats.waiting} are open"
+        return f"stopped by {why}: {done}" + f", {stats.waiting} are open" * bool(self.searches)

@@ -23,6 +23,8 @@ class Sheet(NamedTuple):
     size, error : float64 (values,)
         The most that a value's affine part reaches in the root box; and what the rounding of the
         constant and the weights themselves adds to the value there.
+    width : float64 (d,)
+        Of the root box.
     A, b : float64 (m, outputs), (m,)
         Unsafe are outputs with ``A y <= b``.
     """
@@ -31,6 +33,7 @@ class Sheet(NamedTuple):
     runs: np.ndarray
     size: np.ndarray
     error: np.ndarray
+    width: np.ndarray
     A: np.ndarray
     b: np.ndarray
 
@@ -65,6 +68,7 @@ class Work(NamedTuple):
         The units' largest sizes; of `worst_margin`, their values.
     cost : float64 (values,)
         What a weight of 1 on the value adds to the rounding.
+    reach : float64 (units,)
     """
 
     fixed: np.ndarray
@@ -82,6 +86,7 @@ class Work(NamedTuple):
     values: np.ndarray
     outputs: np.ndarray
     cost: np.ndarray
+    reach: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +136,7 @@ def sheet_of(network: FlatNetwork, root: Root, A: np.ndarray, b: np.ndarray) -> 
         error += np.bincount(owner, sums.weight_error * reach[sums.source], network.values)
     return Sheet(
         flat._replace(constant=constant, cost=error), _runs(sums.start, sums.source), size, error,
-        np.ascontiguousarray(A), np.ascontiguousarray(b),
+        root.high - root.low, np.ascontiguousarray(A), np.ascontiguousarray(b),
     )  # fmt: skip
 
 
@@ -155,4 +160,5 @@ def work_for(sheet: Sheet, fixed_rows: int) -> Work:
         np.zeros(len(flat.table)), np.zeros(units), np.zeros(d), np.zeros(units, np.int64),
         np.zeros((units, d)), np.zeros(units), np.zeros((rows, d)), np.zeros(rows),
         np.zeros(corners), np.zeros(corners), np.zeros(units), np.zeros(len(flat.base)),
+        np.zeros(units),
     )  # fmt: skip

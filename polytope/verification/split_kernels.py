@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polytope.robustness.line_kernels import nothing
-from polytope.verification.box_kernels import bound_box, fixed_row, worst_margin
+from polytope.verification.box_kernels import bound_box, fixed_row, measure_influence, worst_margin
 from polytope.verification.sheet import Sheet, Work
 from solvers.boxed import INFEASIBLE, OPTIMAL, Room, boxed_kernel, dual_kernel
 from solvers.compiled import kernel
@@ -19,6 +19,9 @@ from solvers.compiled import kernel
 #: Why `search_boxes` returned: nothing waits, the budget of boxes is spent, there is no room for
 #: another leaf, an unsafe point may have been found, the last box cannot be split.
 DONE, SPENT, FULL, CANDIDATE, STUCK = range(5)
+#: Coordinates are not split below this part of the root box: there rounding, of some 1e-12 of what
+#: values are, is what keeps a box open, and a further split would not help.
+NARROW = 2.0**-40
 
 
 class Stack(NamedTuple):
@@ -31,6 +34,8 @@ class Stack(NamedTuple):
         Bounds of the values that hold in the box.
     units, pieces : int64 (most, depth)
         Units whose piece is fixed, and the pieces; -1 from the first free place on.
+    fresh : int64 (most,)
+        The first layer that the last split may have changed the bounds of.
     """
 
     low: np.ndarray
@@ -38,6 +43,7 @@ class Stack(NamedTuple):
     known: np.ndarray
     units: np.ndarray
     pieces: np.ndarray
+    fresh: np.ndarray
 
 
 class Leaves(NamedTuple):
@@ -87,6 +93,15 @@ class Plan(NamedTuple):
     room: Room
 
 
+@kernel(inline=True)
+def layer_of(sheet: Sheet, unit):
+    """The layer of a unit."""
+    number = 0
+    while unit >= sheet.flat.layers[number, 2] + sheet.flat.layers[number, 3]:
+        number += 1
+    return number
+
+
 @kernel
 def fixed_rows(sheet: Sheet, units, pieces, work: Work):
     """Keep the rows of all fixed units; how many rows there are in all."""
@@ -95,9 +110,7 @@ def fixed_rows(sheet: Sheet, units, pieces, work: Work):
         u = units[q]
         if u < 0:
             break
-        number = 0
-        while u >= flat.layers[number, 2] + flat.layers[number, 3]:
-            number += 1
+        number = layer_of(sheet, u)
         j, slots = u - flat.layers[number, 2], flat.layers[number, 4]
         v, breaks = flat.layers[number, 0] + j, flat.layers[number, 5] + j * slots
         if pieces[q] < slots:
@@ -170,7 +183,7 @@ def combine_rows(m, rows, low, high, work: Work, plan: Plan):
 
 
 @kernel
-def choose_coordinate(low, high, work: Work, plan: Plan):
+def choose_coordinate(sheet: Sheet, low, high, work: Work, plan: Plan):
     """The coordinate whose split makes the lines of the units that count meet most; -1 if none.
 
     A unit's lines are apart in proportion to the width of its pre-activation, which a coordinate
@@ -185,7 +198,8 @@ def choose_coordinate(low, high, work: Work, plan: Plan):
     best, chosen = -1.0, -1
     for i in range(d):
         middle, score = 0.5 * (low[i] + high[i]), plan.score[i] * (high[i] - low[i])
-        if low[i] < middle < high[i] and score > best:
+        wide = high[i] - low[i] > NARROW * sheet.width[i]
+        if wide and low[i] < middle < high[i] and score > best:
             best, chosen = score, i
     return chosen
 
@@ -247,7 +261,7 @@ def _judge(sheet: Sheet, stack: Stack, top, work: Work, plan: Plan):
     for q in range(len(units)):
         if units[q] >= 0:
             work.fixed[units[q]] = pieces[q]
-    found = bound_box(sheet, known[0], known[1], low, high, work)
+    found = bound_box(sheet, stack.fresh[top], known[0], known[1], low, high, work)
     rows = fixed_rows(sheet, units, pieces, work) if found < 0 else m
     for q in range(len(units)):
         if units[q] >= 0:
@@ -262,8 +276,8 @@ def _judge(sheet: Sheet, stack: Stack, top, work: Work, plan: Plan):
 
 @kernel
 def search_boxes(
-    sheet: Sheet, stack: Stack, waiting, leaves: Leaves, closed, budget, tried, few, work: Work,
-    plan: Plan,
+    sheet: Sheet, stack: Stack, waiting, leaves: Leaves, closed, budget, tried, few, indirect,
+    work: Work, plan: Plan,
 ):  # fmt: skip
     """Search until nothing waits or something has to be looked at.
 
@@ -281,6 +295,8 @@ def search_boxes(
         A step whose margin is at most this is a candidate.
     few : int
         Undecided units up to which a box is split on a unit.
+    indirect : bool
+        Choose units also by what they do to the bounds of later units.
     work, plan
 
     Returns
@@ -306,6 +322,8 @@ def search_boxes(
         depth = 0
         while depth < len(units) and units[depth] >= 0:
             depth += 1
+        if indirect:
+            measure_influence(sheet, work)
         unit, open_ = choose_unit(sheet, stack.known[top], work)
         if unit >= 0 and depth < len(units) and (depth > 0 or open_ <= few):
             count = 0
@@ -317,13 +335,15 @@ def search_boxes(
                         _copy(stack, top, top + count)
                     stack.units[top + count, depth] = unit
                     stack.pieces[top + count, depth] = k
+                    stack.fresh[top + count] = layer_of(sheet, unit) + 1
                     count += 1
             waiting = top + count
             continue
-        chosen = choose_coordinate(low, high, work, plan)
+        chosen = choose_coordinate(sheet, low, high, work, plan)
         if chosen < 0 or waiting >= len(stack.low):
             return STUCK, waiting, closed, boxes
         _copy(stack, top, waiting)
+        stack.fresh[top] = stack.fresh[waiting] = 0
         middle = 0.5 * (low[chosen] + high[chosen])
         stack.high[top, chosen] = middle
         stack.low[waiting, chosen] = middle

@@ -32,7 +32,8 @@ def verify(
     property : path or Property
         A .vnnlib (or .vnnlib.gz) file, or what `polytope.vnnlib.read_property` made of one.
     time_limit : float
-        Seconds, kept to within a second (the first call on a machine also compiles, once).
+        Seconds, kept to within a second; loading compiled code is not counted (a second, and
+        half a minute at the first call on a machine).
     seed : int
         Of the attack.
     workers : int, optional

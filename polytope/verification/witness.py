@@ -12,6 +12,10 @@ from polytope.network.exact import ExactState
 from polytope.network.exact_ops import ExactArray
 from polytope.verification.property import Unsafe
 
+#: Coordinates this near to zero are tried as zero too: where the unsafe points are a single one,
+#: it is most often there.
+NEAR = 1e-10
+
 
 @dataclass(frozen=True, eq=False)
 class Witness:
@@ -44,7 +48,7 @@ class Witness:
 
 
 def check_witness(net: Network, unsafe: Unsafe, part: int, point: np.ndarray) -> Witness | None:
-    """The witness at a point, or at the point rounded to the source's dtype; None if neither is.
+    """The witness at a point rounded to the source's dtype, or at the point; None if neither is.
 
     Parameters
     ----------
@@ -56,17 +60,18 @@ def check_witness(net: Network, unsafe: Unsafe, part: int, point: np.ndarray) ->
         Moved into the box.
     """
     native = round_inside(unsafe, point, net.native_dtype)
-    best: Witness | None = None
-    tried = [native, round_inside(unsafe, point, np.dtype(np.float64))]
-    for candidate in tried[: 1 if (tried[0] == tried[1]).all() else 2]:
-        outputs = exact_at(net, unsafe, candidate)
-        if not unsafe.holds(outputs):
+    double = np.dtype(np.float64)
+    plain = np.where(np.abs(point) <= NEAR, 0.0, point)
+    tried = [native, round_inside(unsafe, point, double), round_inside(unsafe, plain, double)]
+    for k, candidate in enumerate(tried):
+        if any((candidate == before).all() for before in tried[:k]):
             continue
-        replay, unsafe_there = replay_native(net, unsafe, native)
-        rounded = np.array([float(value) for value in outputs])
-        best = Witness(part, candidate, rounded, native, replay, unsafe_there)
-        break
-    return best
+        outputs = exact_at(net, unsafe, candidate)
+        if unsafe.holds(outputs):
+            replay, unsafe_there = replay_native(net, unsafe, native)
+            rounded = np.array([float(value) for value in outputs])
+            return Witness(part, candidate, rounded, native, replay, unsafe_there)
+    return None
 
 
 def exact_at(net: Network, unsafe: Unsafe, point: np.ndarray) -> list[Fraction]:
