@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from polytope.certificate_file import KIND, VERSION
+from polytope.checker import check
 from polytope.errors import FileProblem, InputError
 from polytope.robustness.flat import flat_network
 from polytope.robustness.kept_nodes import KeptNodes, Root
@@ -124,7 +125,12 @@ def make_certificate(
             raise InputError(f"certificate: no proof for radius {radius!r}: {found.reason}")
         arrays |= _root_arrays(nodes, found.root)
         arrays |= _tree_arrays(found)
-    return Certificate(header, {k: np.ascontiguousarray(v) for k, v in arrays.items()})
+    made = Certificate(header, {k: np.ascontiguousarray(v) for k, v in arrays.items()})
+    if radius > 0 and found.doubtful:
+        verdict = check(made, query.net)
+        if not verdict.valid:
+            raise InputError(f"certificate: no proof for radius {radius!r}: {verdict.reason}")
+    return made
 
 
 def _radius(query: Query, lower: float) -> float:

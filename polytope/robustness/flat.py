@@ -7,7 +7,9 @@ parts there, so that everything is a function of the step away from it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +48,7 @@ class Flat(NamedTuple):
     table : int64 (...)
         The values that candidates read, (units, candidates); -1 for none.
     unit : float
-        Bound on the relative rounding of all sums of a pass.
+        Bound on the relative rounding of a pass's constants.
     """
 
     layers: np.ndarray
@@ -82,6 +84,16 @@ class FlatNetwork:
     sums: Sums
     flat: Flat
 
+    @cached_property
+    def fan_in(self) -> float:
+        """Most terms that a pass adds up in one coefficient, and some for its products."""
+        times = np.ones(self.values)
+        candidates = self.flat.table[self.flat.table >= 0]
+        times = np.maximum(times, np.bincount(candidates, minlength=self.values))
+        owner = np.repeat(np.arange(self.values), np.diff(self.sums.start))
+        units = np.bincount(self.sums.source, times[owner], 1)
+        return float(max(units.max(), times[~self.flat.plain].sum()) + 16)
+
     @property
     def values(self) -> int:
         """Number of pre-activations and outputs."""
@@ -101,15 +113,18 @@ class FlatNetwork:
         far = np.maximum(np.abs(low), np.abs(high)) * (1 + UNIT)
         where = np.abs(x) + far
         size = np.abs(sums.base[:, :-1])
-        constant = sums.base[:, :-1] @ x + sums.base[:, -1]
-        error = (len(x) + 2) * UNIT * (size @ np.abs(x) + np.abs(sums.base[:, -1]))
+        constant = sums.base[:, -1].copy()
+        for v in np.flatnonzero(~self.flat.plain).tolist():
+            constant[v] = math.fsum([*(sums.base[v, :-1] * x).tolist(), constant[v]])
+        error = 2 * UNIT * (size @ np.abs(x) + np.abs(sums.base[:, -1]))  # the sum is rounded once
         error += sums.base_error[:, :-1] @ where + sums.base_error[:, -1]
         reach = size @ far + np.abs(constant) + error
         outputs = self.unit_sizes(reach)
         owner = np.repeat(np.arange(self.values), np.diff(sums.start))
         held = np.bincount(owner, np.abs(sums.weight) * outputs[sums.source], self.values)
         error += np.bincount(owner, sums.weight_error * outputs[sums.source], self.values)
-        cost = 1.01 * (self.flat.unit * (reach + held) + error)
+        at_point = self.flat.unit * np.abs(constant)
+        cost = 1.01 * (self.fan_in * UNIT * (reach + held) + at_point + error)
         return self.flat._replace(constant=constant, cost=cost)
 
     def unit_sizes(self, reach: np.ndarray) -> np.ndarray:
@@ -180,6 +195,6 @@ def flat_network(net: Network) -> FlatNetwork:
         np.array([*pieces_at, 0], np.int64), base, np.asarray(~base.any(axis=1)), blank, blank,
         sums.start, sums.source, sums.weight, np.concatenate(breaks), np.concatenate(slopes),
         np.concatenate(intercepts), np.concatenate(table),
-        float(4 * (len(base) + net.units + d + 32) * UNIT),
+        float((2 * len(base) + net.units + len(np.concatenate(table)) + 32) * UNIT),
     )  # fmt: skip
     return FlatNetwork(net, sums, flat)

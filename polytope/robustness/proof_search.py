@@ -48,12 +48,15 @@ class ProofSearch:
     trees : tuple of TargetTree
     complete : bool
         Whether all targets are proved; otherwise why not is in `reason`.
+    doubtful : int
+        Leaves whose multipliers floats could not prove; exact arithmetic may.
     reason : str
     """
 
     root: Root
     trees: tuple[TargetTree, ...]
     complete: bool
+    doubtful: int = 0
     reason: str = ""
 
 
@@ -73,27 +76,30 @@ def search_proof(query: Query, nodes: KeptNodes, radius: float, deadline: float)
     root = nodes.root(radius)
     programs = NodePrograms(query)
     trees: list[TargetTree] = []
+    doubtful = 0
     for target in query.targets:
         tree: list[int] = []
         multipliers: list[np.ndarray] = []
         stack = [np.full(query.net.units, -1, dtype=np.int16)]
         while stack:
             if time.perf_counter() >= deadline:
-                return ProofSearch(root, tuple(trees), False, "time was up")
+                return ProofSearch(root, tuple(trees), False, doubtful, "time was up")
             fixed = stack.pop()
             node = Node(0.0, 0, target, fixed, root.low, radius)
             judged = nodes.judge([node], radius)[0]
             weights = _refutation(judged, nodes, fixed, programs, radius)
+            if weights is None and judged is not None and not judged.choices:
+                # Rounding may leave a linear region open that exact arithmetic settles.
+                weights = programs.nearest(judged.normal, judged.height, radius).multipliers
+                doubtful += 1
+                if not weights.any():
+                    reason = "the adversarial part of a linear region is within the radius"
+                    return ProofSearch(root, tuple(trees), False, doubtful, reason)
             if weights is not None:
                 tree.append(-1)
                 multipliers.append(weights)
                 continue
             assert judged is not None
-            if not judged.choices:
-                return ProofSearch(
-                    root, tuple(trees), False, "the adversarial part of a linear region is within"
-                    " the radius, or rounding leaves it open"
-                )  # fmt: skip
             unit, pieces = judged.choices[0]
             tree.append(unit)
             for piece in reversed(pieces):
@@ -101,7 +107,7 @@ def search_proof(query: Query, nodes: KeptNodes, radius: float, deadline: float)
                 child[unit] = piece
                 stack.append(child)
         trees.append(TargetTree(target, np.array(tree, np.int32), _joined(multipliers)))
-    return ProofSearch(root, tuple(trees), True)
+    return ProofSearch(root, tuple(trees), True, doubtful)
 
 
 def _refutation(
