@@ -89,7 +89,7 @@ def _pull(sheet: Sheet, layers, record, work: Work):
                 intercept = weight * work.lines[u, side + 1]
                 slope = weight * work.lines[u, side]
                 constant += intercept
-                error += flat.unit * abs(intercept)
+                error += sheet.unit * abs(intercept)
                 if slope != 0.0:
                     c, e = _add(sheet, first + j, slope, work)
                     constant += c
@@ -101,7 +101,7 @@ def _pull(sheet: Sheet, layers, record, work: Work):
             else:
                 intercept = weight * work.lines[u, 3]
                 constant += intercept
-                error += flat.unit * abs(intercept)
+                error += sheet.unit * abs(intercept)
                 at = offset + j * candidates
                 for k in range(candidates):
                     share = weight * work.weights[at + k]
@@ -119,7 +119,7 @@ def _pull_value(sheet: Sheet, layers, v, sign, work: Work):
     c, e = _add(sheet, v, sign, work)
     constant, error = _pull(sheet, layers, False, work)
     whole = c + constant
-    return whole - 1.01 * (e + error) - 4 * sheet.flat.unit * abs(whole)
+    return whole - 1.01 * (e + error) - 4 * sheet.unit * abs(whole)
 
 
 @kernel
@@ -155,7 +155,7 @@ def _costs(sheet: Sheet, first, end, work: Work):
             source = flat.source[begin:stop]
             for t in range(len(own)):
                 held += abs(own[t]) * work.outputs[source[t]]
-        work.cost[v] = 1.02 * (flat.unit * (sheet.size[v] + held) + sheet.error[v])
+        work.cost[v] = 1.02 * (sheet.unit * (sheet.size[v] + held) + sheet.error[v])
 
 
 @kernel(inline=True)
@@ -260,8 +260,8 @@ def bound_box(sheet: Sheet, fresh, low, high, box_low, box_high, work: Work):
                 error += e
         c, e = _pull(sheet, count, True, work)
         constant += c - sheet.b[r]
-        error += e + flat.unit * (abs(constant) + abs(sheet.b[r]))
-        _keep(r, constant, error, flat.unit, work)
+        error += e + sheet.unit * (abs(constant) + abs(sheet.b[r]))
+        _keep(r, constant, error, sheet.unit, work)
         if least_value(work.gradient, work.heights[r], box_low, box_high) > 0.0:
             return r
     return -1
@@ -316,8 +316,8 @@ def fixed_row(sheet: Sheet, layer, v, sign, limit, row, work: Work):
     constant, error = _add(sheet, v, sign, work)
     c, e = _pull(sheet, layer, False, work)
     constant += c - limit
-    error += e + sheet.flat.unit * (abs(limit) + abs(constant))
-    _keep(row, constant, error, sheet.flat.unit, work)
+    error += e + sheet.unit * (abs(limit) + abs(constant))
+    _keep(row, constant, error, sheet.unit, work)
 
 
 @kernel

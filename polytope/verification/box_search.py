@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from polytope.robustness.flat import FlatNetwork
+from polytope.verification.box_kernels import bound_box
 from polytope.verification.property import Unsafe
+from polytope.verification.reduction import reduce_network
 from polytope.verification.result import Proof
 from polytope.verification.sheet import Root, Sheet, Work, root_of, sheet_of, work_for
 from polytope.verification.split_kernels import (
@@ -200,10 +202,17 @@ class BoxSearch:
     def _begin(self) -> Root:
         """Make the workers; the first gets the whole box."""
         self._root = root = root_of(self.unsafe.box)
+        values = self.network.values
+        known = np.stack([np.full(values, -np.inf), np.full(values, np.inf)])
         sheet = sheet_of(self.network, root, self.unsafe.A, self.unsafe.b)
+        if not self.coordinates:
+            work = work_for(sheet, 0)
+            bound_box(sheet, 0, known[0], known[1], root.low, root.high, work)
+            reduced = reduce_network(self.network, work.pieces)
+            sheet = sheet_of(reduced, root, self.unsafe.A, self.unsafe.b)
         depth = DEPTH if self.coordinates else DEPTH_ALONE
         rows = 2 * depth
-        values, d, m = self.network.values, len(root.middle), len(self.unsafe.b)
+        d, m = len(root.middle), len(self.unsafe.b)
         most = int(np.clip(STACKS // (16 * values * self.workers), LEAST, WAITING))
         for _ in range(self.workers):
             self._team.append(_Worker(
@@ -212,7 +221,7 @@ class BoxSearch:
             ))  # fmt: skip
         first = self._team[0]
         first.stack.low[0], first.stack.high[0] = root.low, root.high
-        first.stack.known[0, 0], first.stack.known[0, 1] = -np.inf, np.inf
+        first.stack.known[0] = known
         first.waiting = 1
         return root
 

@@ -23,6 +23,9 @@ class Sheet(NamedTuple):
     size, error : float64 (values,)
         The most that a value's affine part reaches in the root box; and what the rounding of the
         constant and the weights themselves adds to the value there.
+    unit : float
+        Bound on the relative rounding of all sums of a pass: at most one operation for each value,
+        unit and input goes into any number, with room for their products.
     width : float64 (d,)
         Of the root box.
     A, b : float64 (m, outputs), (m,)
@@ -33,6 +36,7 @@ class Sheet(NamedTuple):
     runs: np.ndarray
     size: np.ndarray
     error: np.ndarray
+    unit: float
     width: np.ndarray
     A: np.ndarray
     b: np.ndarray
@@ -136,7 +140,8 @@ def sheet_of(network: FlatNetwork, root: Root, A: np.ndarray, b: np.ndarray) -> 
         error += np.bincount(owner, sums.weight_error * reach[sums.source], network.values)
     return Sheet(
         flat._replace(constant=constant, cost=error), _runs(sums.start, sums.source), size, error,
-        root.high - root.low, np.ascontiguousarray(A), np.ascontiguousarray(b),
+        4 * (network.values + network.net.units + len(x) + 32) * UNIT, root.high - root.low,
+        np.ascontiguousarray(A), np.ascontiguousarray(b),
     )  # fmt: skip
 
 

@@ -122,6 +122,44 @@ def fixed_rows(sheet: Sheet, units, pieces, work: Work):
     return row
 
 
+@kernel(inline=True)
+def _room(rows, columns, plan: Plan):
+    """Scratch for a program of so many rows and columns."""
+    both = rows + columns
+    return Room(
+        plan.room.table[: rows * both].reshape((rows, both)), plan.room.price[:both],
+        plan.room.value[:rows], plan.room.basis[:rows], plan.room.place[:both],
+        plan.room.order[:both], plan.room.ratio[:both],
+    )  # fmt: skip
+
+
+@kernel
+def _lowest_row(others, low, high, work: Work, plan: Plan):
+    """`combine_rows` of one row and those of fixed units: the least of it where they hold."""
+    d, rows = len(low), others + 1
+    for k in range(others):
+        plan.right[k] = -work.heights[k + 1]
+    right, multipliers = plan.right[:others], plan.multipliers[1:rows]
+    status, _ = boxed_kernel(
+        work.rows[0], work.rows[1:rows], right, low, high, plan.point[:d], multipliers,
+        _room(others, d, plan),
+    )  # fmt: skip
+    if status != OPTIMAL:
+        for i in range(d):
+            plan.step[i] = 0.5 * (low[i] + high[i])
+    if status == INFEASIBLE:
+        return dual_kernel(plan.zero, work.rows[1:rows], right, low, high, multipliers) > 0.0
+    plan.multipliers[0] = 1.0
+    if status != OPTIMAL:
+        nothing(multipliers)
+        return False
+    for i in range(d):
+        plan.step[i] = min(max(plan.point[i], low[i]), high[i])
+    least = dual_kernel(work.rows[0], work.rows[1:rows], right, low, high, multipliers)
+    height = work.heights[0]
+    return least + height - 2.0**-50 * (abs(least) + abs(height)) > 0.0
+
+
 @kernel
 def combine_rows(m, rows, low, high, work: Work, plan: Plan):
     """Find the weights of the rows that combine to a positive one; True if these prove it.
@@ -137,6 +175,8 @@ def combine_rows(m, rows, low, high, work: Work, plan: Plan):
         for i in range(d):
             plan.step[i] = low[i] if work.rows[0, i] > 0.0 else high[i]
         return False
+    if m == 1:
+        return _lowest_row(rows - 1, low, high, work, plan)
     table = plan.rows[: rows * (d + 1)].reshape((rows, d + 1))
     right, multipliers = plan.right[:rows], plan.multipliers[:rows]
     bottom, top = np.inf, -np.inf
@@ -156,12 +196,7 @@ def combine_rows(m, rows, low, high, work: Work, plan: Plan):
     if not top - bottom < np.inf:
         return False
     plan.low[d], plan.high[d] = bottom - 1.0, top + 1.0
-    room = Room(
-        plan.room.table[: rows * (d + 1 + rows)].reshape((rows, d + 1 + rows)),
-        plan.room.price[: d + 1 + rows], plan.room.value[:rows], plan.room.basis[:rows],
-        plan.room.place[: d + 1 + rows], plan.room.order[: d + 1 + rows],
-        plan.room.ratio[: d + 1 + rows],
-    )  # fmt: skip
+    room = _room(rows, d + 1, plan)
     status, _ = boxed_kernel(
         plan.cost, table, right, plan.low, plan.high, plan.point, multipliers, room
     )

@@ -16,8 +16,12 @@ import polytope as pt
 from polytope.cli import main
 from polytope.errors import InputError, Notice
 from polytope.network.exact import exact_outputs
+from polytope.robustness.flat import flat_network
 from polytope.verification import box_search, run
+from polytope.verification.box_kernels import bound_box, worst_margin
 from polytope.verification.property import Property, Unsafe
+from polytope.verification.reduction import reduce_network
+from polytope.verification.sheet import root_of, sheet_of, work_for
 
 #: Limits are moved this far from where the verdict changes: far above the rounding of the linear
 #: programs that find that place (1e-9).
@@ -375,3 +379,21 @@ def test_instances_stopped_by_ctrl_c(folder, capsys, monkeypatch):
     assert main(words) == 130
     assert "1 of 2 instances: 1 sat" in capsys.readouterr().out
     assert len(pd.read_csv(folder / "t.csv")) == 1
+
+
+def test_a_reduced_network_says_the_same():
+    """Units that a box decides are put away; values stay what they were, in the box."""
+    for net in (random_net((4, 12, 12, 3), 5), pt.compile(_Mixed().double(), (1, 4))):
+        network = flat_network(net)
+        part = unsafe(np.full(4, 0.1), np.full(4, 0.4), np.eye(net.output_size)[:1], [0])
+        root = root_of(part.box)
+        sheet = sheet_of(network, root, part.A, part.b)
+        work = work_for(sheet, 0)
+        known = np.stack([np.full(network.values, -np.inf), np.full(network.values, np.inf)])
+        bound_box(sheet, 0, known[0], known[1], root.low, root.high, work)
+        reduced = reduce_network(network, work.pieces)
+        assert len(reduced.sums.weight) < len(network.sums.weight)
+        other = sheet_of(reduced, root, part.A, part.b)
+        for step in np.random.default_rng(0).uniform(root.low, root.high, (50, 4)):
+            pair = worst_margin(sheet, step, work), worst_margin(other, step, work_for(other, 0))
+            assert pair[0] == pytest.approx(pair[1], abs=1e-13)
