@@ -60,15 +60,18 @@ class _Worker:
     boxes: int = 0
     tried: float = 0.0
 
-    def run(self, coordinates: bool) -> int:
-        """Work for about one round; why it ended."""
+    def run(self, coordinates: bool, idle: bool = False) -> int:
+        """Work for about one round (or not at all); why it ended."""
         begun = time.perf_counter()
+        budget = 0 if idle else self.budget
         why, self.waiting, self.closed, boxes = search_boxes(
-            self.sheet, self.stack, self.waiting, self.leaves, self.closed, self.budget,
-            self.tried, FEW if coordinates else ANY, not coordinates, self.work, self.plan,
+            self.sheet, self.stack, self.waiting, self.leaves, self.closed, budget, self.tried,
+            FEW if coordinates else ANY, not coordinates, self.work, self.plan,
         )  # fmt: skip
         self.boxes += boxes
         spent = time.perf_counter() - begun
+        if idle:
+            return int(why)
         if spent > ROUND:
             self.budget = max(1, self.budget // 2)
         elif spent < ROUND / 2 and boxes == self.budget:
@@ -169,8 +172,8 @@ class BoxSearch:
                 if why == STUCK:
                     if self._offer(worker, offer):
                         return True
+                    self.open += 1  # first: a Ctrl-C in between must not lose the box
                     worker.waiting -= 1
-                    self.open += 1
                 if why == FULL or worker.closed > BUFFER // 2:
                     self._pack(worker)
         if self.over:
@@ -184,10 +187,7 @@ class BoxSearch:
         begun = time.perf_counter()
         if self._root is None:
             self._begin()
-        idle = self._team[-1]
-        waiting, idle.waiting = idle.waiting, 0
-        idle.run(self.coordinates)
-        idle.waiting = waiting
+        self._team[0].run(self.coordinates, idle=True)
         return time.perf_counter() - begun
 
     def proof(self) -> Proof:
@@ -201,7 +201,7 @@ class BoxSearch:
 
     def _begin(self) -> Root:
         """Make the workers; the first gets the whole box."""
-        self._root = root = root_of(self.unsafe.box)
+        root, team = root_of(self.unsafe.box), []
         values = self.network.values
         known = np.stack([np.full(values, -np.inf), np.full(values, np.inf)])
         sheet = sheet_of(self.network, root, self.unsafe.A, self.unsafe.b)
@@ -215,14 +215,15 @@ class BoxSearch:
         d, m = len(root.middle), len(self.unsafe.b)
         most = int(np.clip(STACKS // (16 * values * self.workers), LEAST, WAITING))
         for _ in range(self.workers):
-            self._team.append(_Worker(
+            team.append(_Worker(
                 sheet, _stack(most, d, values, depth), _leaves(d, depth, m + rows),
                 work_for(sheet, rows), _plan(d, m + rows),
             ))  # fmt: skip
-        first = self._team[0]
+        first = team[0]
         first.stack.low[0], first.stack.high[0] = root.low, root.high
         first.stack.known[0] = known
         first.waiting = 1
+        self._team, self._root = team, root
         return root
 
     def _share(self) -> None:

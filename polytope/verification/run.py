@@ -147,7 +147,7 @@ class Run:
         refuted = self.bounded + sum(search.refuted for search in self.searches)
         if self.witness is not None:
             verdict = "sat"
-        elif refuted == parts:
+        elif refuted == parts and self.stopped != "interrupt":
             verdict, self.stopped = "unsat", ""
         elif self.stopped:
             verdict = "unknown"

@@ -58,7 +58,7 @@ def verify(
     net.require_piecewise_linear("verify")
     if not isinstance(time_limit, int | float) or not time_limit > 0:
         raise InputError(f"time_limit: got {time_limit!r}, expected a number of seconds above 0")
-    count = len(os.sched_getaffinity(0)) if workers is None else positive_int(workers, "workers")
+    count = _cores() if workers is None else positive_int(workers, "workers")
     read = property if isinstance(property, Property) else read_property(property)
     read.check(net)
     _check_head(net, read)
@@ -83,3 +83,8 @@ def _check_head(net: Network, read: Property) -> None:
                     f"{read.source}: constrains outputs by more than their order, but of this "
                     f"network only the values before its last function are analysed ({notice})"
                 )
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
