@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import polytope as pt
-from polytope.attacks import PGD, External, LinearRegion
+from polytope.attacks import PGD, CarliniWagner, External, LinearRegion
 from polytope.attacks.names import as_attacks
 from polytope.errors import FileProblem, InputError
 from polytope.robustness import engines
@@ -253,7 +253,8 @@ def nudge(model, x, y):
 
 
 def test_attacks_of_every_kind(tmp_path) -> None:
-    given = ["pgd", "linear_region", "carlini_wagner", PGD(steps=5), nudge, LinearRegion()]
+    quick = CarliniWagner(steps=50, searches=2)
+    given = ["pgd", "linear_region", quick, PGD(steps=5), nudge, LinearRegion()]
     found = check(POINTS[:1], p=2, attacks=given, out=tmp_path)
     names = ["pgd", "linear_region", "carlini_wagner", "pgd_2", "nudge", "linear_region_2"]
     assert list(found.attacks) == names
@@ -278,6 +279,7 @@ def test_one_name_alone() -> None:
     assert list(as_attacks("pgd")) == ["pgd"]
     assert list(check(POINTS[:1], methods="traversal").methods) == ["traversal"]
     assert as_attacks([]) == {}
+    assert isinstance(as_attacks(["carlini_wagner"])["carlini_wagner"], CarliniWagner)
 
 
 # Bad input, and Ctrl-C.
