@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 
 import numpy as np
 
-from polytope.model import Network
+from polytope.model import Network, compile
 from polytope.robustness.branch_and_bound import branch_and_bound
 from polytope.robustness.compiled_nodes import CompiledNodes
 from polytope.robustness.crown_radius import crown_radius
@@ -19,6 +20,7 @@ from polytope.robustness.nodes import TensorNodes
 from polytope.robustness.query import Query
 from polytope.robustness.ran import Ran
 from polytope.robustness.traversal import traverse
+from polytope.sets import Box
 
 #: Multiplications of one node's bounds up to which the compiled ones, one node at a time, are
 #: faster than tensors of many nodes.
@@ -44,6 +46,7 @@ class Engines:
 
     def __init__(self, net: Network, method: str, solver: str | None) -> None:
         self.method = method
+        self._ready: set[tuple[str, float]] = set()
         self._net, self._solver = net, solver
         self._flat: FlatNetwork | None = None
         most = max((layer.pieces for layer in net.layers), default=1)
@@ -69,6 +72,26 @@ class Engines:
         nodes = [Node(0.0, i, t, fixed, bounds.known(), radius)
                  for i, t in enumerate(query.targets)]  # fmt: skip
         return all(found is None for found in bounds.judge(nodes, radius))
+
+    def ready(self, method: str, p: float) -> float:
+        """Have an engine's code compiled, on a tiny network; the seconds that took.
+
+        The first call of a fresh install compiles for some ten seconds (kept on disk): no time
+        limit is to be spent on that.
+        """
+        if (method, p) in self._ready:
+            return 0.0
+        begun = time.perf_counter()
+        self._ready.add((method, p))
+        if method in ("traversal", "branch_and_bound"):
+            eye = np.eye(2)
+            tiny = compile([(eye, np.zeros(2)), (eye, np.zeros(2))])
+            box = Box(np.full(2, -1.0), np.ones(2))
+            query = Query(tiny, np.array([0.5, 0.2]), 0, None, p, box, None, 1e-9, 0, 2**30)
+            interval = Interval(query, math.inf)
+            interval.offer(np.array([0.3, 0.6]))
+            Engines(tiny, method, None).run(query, interval, method, "")
+        return time.perf_counter() - begun
 
     def choose(self, query: Query, interval: Interval) -> tuple[str, str]:
         """The engine for a query, and why."""

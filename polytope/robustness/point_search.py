@@ -132,6 +132,7 @@ class Chunk:
             ran = self._known(interval, k, ran)
             if not interval.settled and not self.interrupted and not interval.stopped:
                 engine, why = self._engines.choose(query, interval)
+                interval.deadline += self._engines.ready(engine, query.p)
                 ran = Ran(engine, f"{engine} ({why}) did not finish")
                 ran = self._engines.run(query, interval, engine, why)
             self._by_theorem(interval, k)
