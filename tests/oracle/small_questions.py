@@ -128,14 +128,14 @@ def balance(model: nn.Module, d: int, rng: np.random.Generator) -> None:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A question; `mixed` if sizes of 1e-8 to 1e8 stand side by side in every layer."""
+    """A question."""
 
     net: pt.Network
     x: np.ndarray
     label: int
     target: int | None
     box: pt.Box | None
-    mixed: bool = False
+    flaw: str = "none"
 
     @property
     def targets(self) -> list[int]:
@@ -169,7 +169,7 @@ def draw(seed: int, d: int, kind: str, flaw: str, place: str, box: str, targeted
     label = int(net.predict(x[None])[0])
     classes = classes_of(net)
     target = int((label + 1 + rng.integers(classes - 1)) % classes) if targeted else None
-    return Drawn(net, x, label, target, limits, flaw == "mixed")
+    return Drawn(net, x, label, target, limits, flaw)
 
 
 def _point(net: pt.Network, place: str, box: pt.Box | None, rng: np.random.Generator) -> np.ndarray:

@@ -76,7 +76,7 @@ def agree(drawn: Drawn, p: float, tmp: object, methods: tuple[str, ...]) -> None
         assert row.upper >= least * (1 - SAME) - NOTHING, name
         if not close(least, expected):  # a part that floats cannot tell to be empty
             continue
-        if drawn.mixed and not row.exact:  # rounding may leave an interval, which holds
+        if drawn.flaw == "mixed" and not row.exact:  # what rounding leaves holds all the same
             assert row.stopped == "engine", name
             continue
         if name == "mip":
@@ -106,6 +106,11 @@ def test_every_region_of_small_networks(tmp_path_factory, drawn: Drawn, p: float
             assert near.status == "robust"
             assume(drawn.net.input_size <= 3)
             methods = ("traversal",)
+    if drawn.flaw == "integers" and p == 2:
+        # Where many hyperplanes meet in a point, the traversal in l_2 goes through empty regions
+        # behind them, hundreds in two dimensions: what it proves holds, but it takes minutes.
+        assume(len(methods) == 2)
+        methods = ("branch_and_bound",)
     agree(drawn, p, tmp_path_factory.mktemp("check"), methods)
 
 
