@@ -95,6 +95,11 @@ class Region:
     value_error: np.ndarray
     point: np.ndarray
 
+    def __repr__(self) -> str:
+        """The sizes alone: the arrays fill screens."""
+        rows, d = self.A.shape
+        return f"Region({rows} halfspaces, {d} inputs, {len(self.offset)} outputs)"
+
     @property
     def polytope(self) -> HPolytope:
         """The region as a plain `HPolytope`."""
