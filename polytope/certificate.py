@@ -35,7 +35,7 @@ class Certificate:
     header : mapping
         The claim: network, norm, radius, label, target, and the witness's distance.
     arrays : mapping of str to array
-        The point, the box, the witness, the root's bounds and lines, and the trees.
+        The point, the box, the witness, the slopes of the root's lines, and the trees.
     """
 
     header: Mapping[str, object]
@@ -109,7 +109,7 @@ def make_certificate(
     high = np.full(d, np.inf) if query.box is None else query.box.high
     arrays = {"x": query.x, "low": low, "high": high}
     header: dict[str, object] = {
-        "kind": KIND, "version": VERSION, "engine": "branch_and_bound",
+        "kind": KIND, "version": VERSION, "claim": "robust", "engine": "branch_and_bound",
         "network": query.net.graph.hash,
         "norm": "inf" if query.p == math.inf else f"{query.p:g}",
         "radius": float(radius).hex(), "label": query.label, "target": query.target,
@@ -145,15 +145,15 @@ def _radius(query: Query, lower: float) -> float:
 
 
 def _root_arrays(nodes: KeptNodes, root: Root) -> dict[str, np.ndarray]:
-    """The root's bounds, and the slopes of its lines, layer by layer."""
+    """The slopes of the root's lines, layer by layer."""
     flat, arrays = nodes.network.flat, {}
-    for number, (first, end, unit, count, _, offset) in enumerate(flat.layers[:-1].tolist()):
+    for number, (_, _, unit, count, _, offset) in enumerate(flat.layers[:-1].tolist()):
         own = slice(unit, unit + count)
-        arrays[f"bounds_{number}"] = np.stack([root.low[first:end], root.high[first:end]])
         candidates = int(flat.winners[number])
         if candidates:
             table = slice(offset, offset + count * candidates)
-            arrays[f"low_{number}"] = (root.below[own] - first).astype(np.float64)
+            places = flat.table[table].reshape(count, candidates) == root.below[own, None]
+            arrays[f"low_{number}"] = places.argmax(axis=1)
             arrays[f"high_{number}"] = root.weights[table].reshape(count, candidates)
         else:
             arrays[f"low_{number}"] = root.lines[own, 0]

@@ -15,7 +15,7 @@ import numpy as np
 
 from polytope.errors import FileProblem
 
-VERSION = 1
+VERSION = 2
 KIND = "polytope certificate"
 #: Bytes that a certificate may unpack to.
 UNPACKED = 2**31
@@ -40,6 +40,8 @@ class Checked:
     Attributes
     ----------
     valid : bool
+    claim : str
+        "robust": of a point.  "safe": of a property; then `lower` and `upper` mean nothing.
     lower : float
         Proved: no adversarial point of the box is nearer; inf if the radius holds the whole box;
         0 if the proof was rejected.
@@ -50,16 +52,17 @@ class Checked:
     leaves, seconds : int, float
         How much was checked, and how long it took.
     mode : str
-        "rational".
+        "rational", or "interval": floats with bounds on their rounding.
     """
 
     valid: bool
+    claim: str
     lower: float
     upper: float
     reason: str
     leaves: int
     seconds: float
-    mode: str = "rational"
+    mode: str
 
 
 class Rejected(Exception):

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,69 @@ class Exact:
         """The numbers of a matrix, row by row."""
         return [[v * self.scale for v in row] for row in self.integers.tolist()]
 
+    @classmethod
+    def given(cls, exact: Exact) -> Exact:
+        """What is given; of another arithmetic this would be rounded."""
+        return exact
+
+    @classmethod
+    def norms(cls, rows: np.ndarray, p: float) -> Exact:
+        """Of each row of floats (m, d) the dual of the l_p norm, p being 1 or 2, or more: (m,)."""
+        exact = cls.of(rows)
+        if p == 1:
+            return cls(abs(exact.integers).max(axis=1, initial=0), exact.scale)
+        squares = (exact.integers * exact.integers).sum(axis=1, initial=0)
+        roots = [math.isqrt(int(v) << 128) + 1 for v in squares]
+        return cls(np.array([*roots, None], dtype=object)[:-1], exact.scale / 2**64)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return self.integers.shape
+
+    def part(self, index: Any) -> Exact:
+        """Some of the entries."""
+        return Exact(self.integers[index], self.scale)
+
+    def floats(self) -> np.ndarray:
+        """The nearest floats."""
+        top, bottom = self.scale.numerator, self.scale.denominator
+        flat = [_divide(v * top, bottom) for v in self.integers.reshape(-1).tolist()]
+        return np.array(flat, dtype=np.float64).reshape(self.integers.shape)
+
+    def floor(self) -> np.ndarray:
+        """The largest floats that are not above the numbers."""
+        flat = [floor(v * self.scale) for v in self.integers.reshape(-1).tolist()]
+        return np.array(flat, dtype=np.float64).reshape(self.integers.shape)
+
+    def minus(self) -> Exact:
+        """The negative."""
+        return Exact(-self.integers, self.scale)
+
+    def each(self, other: Exact) -> Exact:
+        """The products of entries."""
+        return Exact(self.integers * other.integers, self.scale * other.scale)
+
+    def total(self) -> Exact:
+        """The sums of rows."""
+        return Exact(self.integers.sum(axis=1, initial=0), self.scale)
+
+    def chosen(self, mask: np.ndarray, other: Exact) -> Exact:
+        """These entries where the mask holds, elsewhere those of another array."""
+        scale = finer(self.scale, other.scale)
+        return Exact(np.where(mask, self.at(scale), other.at(scale)), scale)
+
+    def carried(self, low: Exact, high: Exact) -> Exact:
+        """Entries times `low` where they are positive, times `high` where they are negative."""
+        return self.each(low.chosen(self.integers > 0, high))
+
+    def gathered(self, columns: np.ndarray, size: int) -> Exact:
+        """Columns added up at their places among so many; a column at -1 is left out."""
+        found = np.zeros((len(self.integers), size), dtype=object)
+        kept = columns >= 0
+        np.add.at(found.T, columns[kept], self.integers.T[kept])
+        return Exact(found, self.scale)
+
     def at(self, scale: Fraction) -> np.ndarray:
         """The integers on a finer scale."""
         factor = self.scale / scale
@@ -98,6 +162,22 @@ class Exact:
         found = np.empty((a.shape[0], b.shape[1]), dtype=object)
         found[:] = [[int(v) for v in row] for row in table]
         return Exact(found, scale)
+
+
+def _divide(numerator: int, denominator: int) -> float:
+    """The nearest float; infinite beyond them."""
+    try:
+        return numerator / denominator
+    except OverflowError:
+        return math.copysign(math.inf, numerator)
+
+
+def floor(value: Fraction) -> float:
+    """The largest float that is not above a number."""
+    near = _divide(value.numerator, value.denominator)
+    if math.isinf(near):
+        return -math.inf if near < 0 else float(np.finfo(np.float64).max)
+    return near if Fraction(near) <= value else math.nextafter(near, -math.inf)
 
 
 def finer(a: Fraction, b: Fraction) -> Fraction:
@@ -156,6 +236,11 @@ class Pieces:
     breaks: Exact
     slopes: Exact
     rests: Exact
+
+    @cached_property
+    def floats(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The three as floats, which they are."""
+        return self.breaks.floats(), self.slopes.floats(), self.rests.floats()
 
 
 @dataclass(frozen=True, eq=False)

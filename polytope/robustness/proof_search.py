@@ -25,9 +25,9 @@ class TargetTree:
     Attributes
     ----------
     target : int
-    tree : int32 (nodes,)
-        Depth first: the unit that a node branches on, with one child for each piece that the
-        root's bounds leave it; -1 for a leaf.
+    tree : int64 (nodes, 2)
+        Depth first: the unit that a node branches on, and the pieces that the root's bounds leave
+        it, as bits; or -1 for a leaf, and the number of its multipliers.
     multipliers : float64 (...)
         Leaf by leaf: of the label's lead, and of each inequality of the fixed pieces, in the
         order of the units.
@@ -78,7 +78,7 @@ def search_proof(query: Query, nodes: KeptNodes, radius: float, deadline: float)
     trees: list[TargetTree] = []
     doubtful = 0
     for target in query.targets:
-        tree: list[int] = []
+        tree: list[tuple[int, int]] = []
         multipliers: list[np.ndarray] = []
         stack = [np.full(query.net.units, -1, dtype=np.int16)]
         while stack:
@@ -96,17 +96,17 @@ def search_proof(query: Query, nodes: KeptNodes, radius: float, deadline: float)
                     reason = "the adversarial part of a linear region is within the radius"
                     return ProofSearch(root, tuple(trees), False, doubtful, reason)
             if weights is not None:
-                tree.append(-1)
+                tree.append((-1, len(weights)))
                 multipliers.append(weights)
                 continue
             assert judged is not None
             unit, pieces = judged.choices[0]
-            tree.append(unit)
+            tree.append((unit, sum(1 << piece for piece in pieces)))
             for piece in reversed(pieces):
                 child = fixed.copy()
                 child[unit] = piece
                 stack.append(child)
-        trees.append(TargetTree(target, np.array(tree, np.int32), _joined(multipliers)))
+        trees.append(TargetTree(target, np.array(tree, np.int64), _joined(multipliers)))
     return ProofSearch(root, tuple(trees), True, doubtful)
 
 
