@@ -111,7 +111,8 @@ def function_bounds(
     parts = []
     for i in range(0, a.shape[1], block):
         own = slice(i, i + block)
-        table = {layer.node: v.take(own) for layer, v in zip(net.layers, used, strict=True)}
+        table: dict[int, UnitLines | WindowLines] = dict(bounds.smooth)
+        table.update((layer.node, v.take(own)) for layer, v in zip(net.layers, used, strict=True))
         held = {
             layer.node: v.take(own)
             for layer, v in zip(net.layers, extra, strict=True)

@@ -33,10 +33,11 @@ from polytope.bounds.relaxation import (
     value_bounds,
 )
 from polytope.bounds.rounding import SLACK, below
+from polytope.bounds.smooth import smooth_lines, smooth_values
 from polytope.bounds.windows import WindowLines, Windows, restrict, window_lines, windows
 from polytope.errors import InputError
 from polytope.network.engine import Constants, Engine
-from polytope.network.ir import Graph, Layer, Max
+from polytope.network.ir import Graph, Layer, Max, Smooth
 
 #: Bytes for the coefficients of one block of functions.
 MEMORY = 2**28
@@ -69,6 +70,8 @@ class LayerBounds:
         Per layer, what other slopes need; None for maxima.
     walk : Walk
         Interval bounds and rounding of every node.
+    smooth : dict of UnitLines
+        The linear bounds of each node with a smooth activation; what it reads is in `walk`.
     """
 
     net: Engine
@@ -80,6 +83,7 @@ class LayerBounds:
     lines: tuple[UnitLines | WindowLines, ...]
     corners: tuple[Corners | None, ...]
     walk: Walk
+    smooth: dict[int, UnitLines]
 
     @property
     def undecided(self) -> torch.Tensor:
@@ -148,10 +152,7 @@ def layer_bounds(
     ------
     InputError
         If the inputs or the allowed pieces do not fit the network.
-    SmoothActivation
-        If the network is not piecewise linear.
     """
-    net.require_piecewise_linear("layer_bounds")
     _check(net, inputs, allowed, known)
     graph = net.graph
     c = constants if constants is not None else net.constants(inputs.low.dtype, inputs.low.device)
@@ -163,6 +164,12 @@ def layer_bounds(
     empty = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.low.device)
     pulled: set[int] = {0}
     for number in range(1, len(graph.nodes)):
+        if isinstance(graph.nodes[number].op, Smooth):
+            pull = method == "crown" and graph.nodes[number].inputs[0] not in pulled
+            lines[number], crossed = _smooth_layer(net, walk, lines, number, c, rule, pull, memory)
+            pulled.add(graph.nodes[number].inputs[0])
+            empty = empty | crossed
+            continue
         if number not in layers:
             walk.pass_linear(number, graph, c)
             continue
@@ -207,6 +214,7 @@ def layer_bounds(
     return LayerBounds(
         net, inputs, tuple(lower), tuple(upper), tuple(pieces), empty,
         tuple(lines[layer.node] for layer in net.layers), tuple(kept), walk,
+        {i: v for i, v in lines.items() if i not in layers and isinstance(v, UnitLines)},
     )  # fmt: skip
 
 
@@ -240,6 +248,26 @@ def _check(net: Engine, inputs: InputSet, allowed: Allowed | None, known: Known 
                     f"known: got shapes {[tuple(v.shape) for v in side]}, expected one tensor "
                     f"(n, size) per layer: {sizes}"
                 )
+
+
+def _smooth_layer(
+    net: Engine, walk: Walk, lines: Lines, number: int, c: Constants, rule: Rule, pull: bool,
+    memory: int,
+) -> tuple[UnitLines, torch.Tensor]:  # fmt: skip
+    """The lines of a smooth layer, and the samples whose bounds crossed; the walk passes it."""
+    node = net.graph.nodes[number]
+    assert isinstance(node.op, Smooth)
+    source = node.inputs[0]
+    low, high = walk.low[source].flatten(1), walk.high[source].flatten(1)
+    if pull:
+        every = torch.arange(low.shape[1], device=low.device)
+        found = _pull_units(net, walk, lines, source, every, c, memory)
+        low, high = torch.maximum(low, found[0]), torch.minimum(high, found[1])
+    low, high, crossed = _ordered(low, high)
+    walk.replace(source, low, high, net.graph)
+    walk.replace(number, *smooth_values(node.op, low, high), net.graph)
+    walk.pass_nonlinear(number, net.graph)
+    return smooth_lines(node.op, low, high, rule), crossed
 
 
 def _piecewise_layer(

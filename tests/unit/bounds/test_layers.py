@@ -15,12 +15,11 @@ from polytope.bounds.interval import Walk
 from polytope.bounds.layers import LayerBounds, allowed_pieces, layer_bounds
 from polytope.bounds.linear_nodes import pull
 from polytope.bounds.slopes import optimised_bounds
-from polytope.errors import InputError, SmoothActivation
+from polytope.errors import InputError
 from polytope.network.build import GraphBuilder
 from polytope.network.engine import Engine, apply
 from polytope.network.ir import Input, Max, Piecewise
 from tests.nets import FEW, NAMES, compiled, dense
-from tests.zoo import SMOOTH_ZOO
 
 
 def tensor(values: object) -> torch.Tensor:
@@ -252,9 +251,6 @@ def test_bad_input() -> None:
             function_bounds(L, bad)
     with pytest.raises(InputError, match="d: got shape"):
         function_bounds(L, C, torch.zeros(3))
-    smooth = pt.compile(SMOOTH_ZOO[0][1](), SMOOTH_ZOO[0][2])
-    with pytest.raises(SmoothActivation, match="sigmoid"):
-        layer_bounds(smooth, balls(smooth, 2, False))
 
 
 def test_sums_of_no_and_negative_parts() -> None:
