@@ -28,14 +28,16 @@ MARGIN = 1e-12
 
 @dataclass(frozen=True)
 class Certificate:
-    """The claim that no point nearer than `radius` is adversarial, and its proof.
+    """A claim and its proof: see `polytope.checker`.
 
     Attributes
     ----------
     header : mapping
-        The claim: network, norm, radius, label, target, and the witness's distance.
+        The claim. "robust": network, norm, radius, label, target, and the witness's distance.
+        "safe": network, and the number of parts of the property.
     arrays : mapping of str to array
-        The point, the box, the witness, the slopes of the root's lines, and the trees.
+        The point and the box, or the box and the unsafe outputs of each part; the witness, the
+        slopes of the root's lines, the trees, and the multipliers.
     """
 
     header: Mapping[str, object]
@@ -43,7 +45,9 @@ class Certificate:
 
     @property
     def lower(self) -> float:
-        """The radius that is proved."""
+        """The radius that is claimed; NaN for a property."""
+        if self.header["claim"] != "robust":
+            return math.nan
         return float.fromhex(str(self.header["radius"]))
 
     def to_bytes(self) -> bytes:

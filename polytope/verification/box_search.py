@@ -12,6 +12,7 @@ import numpy as np
 
 from polytope.robustness.flat import FlatNetwork
 from polytope.verification.box_kernels import bound_box
+from polytope.verification.proof_tree import tree_of
 from polytope.verification.property import Unsafe
 from polytope.verification.reduction import reduce_network
 from polytope.verification.result import Proof
@@ -19,12 +20,14 @@ from polytope.verification.sheet import Root, Sheet, Work, root_of, sheet_of, wo
 from polytope.verification.split_kernels import (
     CANDIDATE,
     FULL,
+    LEAF,
     STUCK,
-    Leaves,
+    Log,
     Plan,
     Stack,
     search_boxes,
 )
+from polytope.verification.spool import Spool
 from solvers.boxed import room
 
 #: Undecided units up to which a box is split on units: of 2 to 48, 12 was the best on the hardest
@@ -37,7 +40,7 @@ DEPTH, DEPTH_ALONE = 16, 64
 #: Boxes that may wait in one stack: a search in depth needs some hundreds; and the bytes that all
 #: stacks of a search may take, beyond which they are shorter, down to the least length.
 WAITING, STACKS, LEAST = 512, 2**26, 64
-#: Leaves that a thread collects before they are packed away.
+#: Lines that a thread collects before they are packed away.
 BUFFER = 2048
 #: Points that are kept for attacks.
 HINTS = 128
@@ -49,13 +52,16 @@ ROUND = 0.05
 class _Worker:
     """What one thread works on."""
 
+    number: int
     sheet: Sheet
     stack: Stack
-    leaves: Leaves
+    log: Log
+    spool: Spool
     work: Work
     plan: Plan
     waiting: int = 0
-    closed: int = 0
+    noted: int = 0
+    before: int = 0
     budget: int = 16
     boxes: int = 0
     tried: float = 0.0
@@ -64,9 +70,9 @@ class _Worker:
         """Work for about one round (or not at all); why it ended."""
         begun = time.perf_counter()
         budget = 0 if idle else self.budget
-        why, self.waiting, self.closed, boxes = search_boxes(
-            self.sheet, self.stack, self.waiting, self.leaves, self.closed, budget, self.tried,
-            FEW if coordinates else ANY, not coordinates, self.work, self.plan,
+        why, self.waiting, self.noted, boxes = search_boxes(
+            self.sheet, self.stack, self.waiting, self.log, self.noted, self.before, self.number,
+            budget, self.tried, FEW if coordinates else ANY, not coordinates, self.work, self.plan,
         )  # fmt: skip
         self.boxes += boxes
         spent = time.perf_counter() - begun
@@ -94,7 +100,7 @@ class BoxSearch:
     workers : int
         Threads.
     memory : int
-        Bytes that leaves may take; further ones are not kept.
+        Bytes of the proof that are kept in memory; the rest goes to temporary files.
 
     Attributes
     ----------
@@ -120,8 +126,7 @@ class BoxSearch:
     hints: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=HINTS))
     _root: Root | None = None
     _team: list[_Worker] = field(default_factory=list)
-    _kept: list[tuple[np.ndarray, ...]] = field(default_factory=list)
-    _bytes: int = 0
+    _logs: list[Spool] = field(default_factory=list)
 
     @property
     def waiting(self) -> int:
@@ -174,7 +179,7 @@ class BoxSearch:
                         return True
                     self.open += 1  # first: a Ctrl-C in between must not lose the box
                     worker.waiting -= 1
-                if why == FULL or worker.closed > BUFFER // 2:
+                if why == FULL or worker.noted > BUFFER // 2:
                     self._pack(worker)
         if self.over:
             for worker in self._team:
@@ -191,13 +196,14 @@ class BoxSearch:
         return time.perf_counter() - begun
 
     def proof(self) -> Proof:
-        """The leaves that are kept; once the search is over."""
+        """The tree; once the search is over."""
         assert self._root is not None
-        low, high, units, pieces, multipliers = (
-            np.concatenate(column) for column in zip(*self._kept, strict=True)
-        )
-        complete = self.leaves == sum(len(block[0]) for block in self._kept)
-        return Proof(self.part, self._root.middle, low, high, units, pieces, multipliers, complete)
+        return tree_of(self.part, self.network, self._root.middle, self._logs)
+
+    def close(self) -> None:
+        """Give up the proof."""
+        for log in self._logs:
+            log.close()
 
     def _begin(self) -> Root:
         """Make the workers; the first gets the whole box."""
@@ -214,9 +220,10 @@ class BoxSearch:
         rows = 2 * depth
         d, m = len(root.middle), len(self.unsafe.b)
         most = int(np.clip(STACKS // (16 * values * self.workers), LEAST, WAITING))
-        for _ in range(self.workers):
+        for number in range(self.workers):
+            self._logs.append(Spool(self.memory // self.workers))
             team.append(_Worker(
-                sheet, _stack(most, d, values, depth), _leaves(d, depth, m + rows),
+                number, sheet, _stack(most, d, values, depth), _log(m + rows), self._logs[-1],
                 work_for(sheet, rows), _plan(d, m + rows),
             ))  # fmt: skip
         first = team[0]
@@ -248,29 +255,25 @@ class BoxSearch:
         return False
 
     def _pack(self, worker: _Worker) -> None:
-        """Put a worker's leaves away, as long as there is memory for them."""
-        count, worker.closed = worker.closed, 0
-        self.leaves += count
-        if self._bytes > self.memory and self._kept:
-            return
-        low, high, units, pieces, multipliers = (array[:count].copy() for array in worker.leaves)
-        block = (low, high, units.astype(np.int16), pieces.astype(np.int16), multipliers)
-        self._bytes += sum(array.nbytes for array in block)
-        self._kept.append(block)
+        """Put a worker's lines away."""
+        count, worker.noted, worker.before = worker.noted, 0, worker.before + worker.noted
+        lines, cuts, multipliers = (array[:count] for array in worker.log)
+        leaf = lines[:, 3] == LEAF
+        used = np.arange(multipliers.shape[1]) < np.where(leaf, lines[:, 4], 0)[:, None]
+        self.leaves += int(leaf.sum())
+        worker.spool.append((lines.copy(), cuts.copy(), multipliers[used]))
 
 
 def _stack(most: int, d: int, values: int, depth: int) -> Stack:
     return Stack(
         np.zeros((most, d)), np.zeros((most, d)), np.zeros((most, 2, values)),
         np.full((most, depth), -1), np.full((most, depth), -1), np.zeros(most, np.int64),
+        np.full((most, 3), -1),
     )  # fmt: skip
 
 
-def _leaves(d: int, depth: int, rows: int) -> Leaves:
-    return Leaves(
-        np.zeros((BUFFER, d)), np.zeros((BUFFER, d)), np.full((BUFFER, depth), -1),
-        np.full((BUFFER, depth), -1), np.zeros((BUFFER, rows)),
-    )  # fmt: skip
+def _log(rows: int) -> Log:
+    return Log(np.zeros((BUFFER, 5), np.int64), np.zeros(BUFFER), np.zeros((BUFFER, rows)))
 
 
 def _plan(d: int, rows: int) -> Plan:

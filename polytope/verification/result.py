@@ -6,38 +6,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polytope.certificate import Certificate
+
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """The leaves of a search: together they cover one part's box, and none holds an unsafe point.
+    """A tree that refutes one part: it splits the part's box until no box holds an unsafe point.
 
     Attributes
     ----------
     part : int
         Number of the part in `Property.parts`.
-    middle : float64 (d,)
-        What steps are taken from.
-    low, high : float64 (n, d)
-        Least and greatest steps of each leaf's sub-box.
-    units, pieces : int16 (n, depth)
-        Units whose piece is fixed in the leaf and the pieces; -1 from the first free place on.
-    multipliers : float64 (n, m + rows of fixed units)
-        At least 0.  Combined with them, CROWN's lower bounds of the rows ``A y - b`` over the
-        sub-box, and then of what each fixed unit reads minus the end of its piece (upper end
-        first), are positive over the whole sub-box.  All zero where intervals show that no input
-        of the sub-box takes the fixed pieces.
-    complete : bool
-        Whether all leaves were kept; beyond the memory allowed they are not.
+    tree : int64 (n, 2)
+        Depth first: a unit and the pieces that it was split into, as bits; or -2 less the
+        coordinate that was cut, and 0; or -1 and how many multipliers refute a box.
+    cuts : float64 (...)
+        The places of the cuts.
+    multipliers : float64 (...)
+        Leaf by leaf, at least 0: of the rows ``A y - b``, then of what each fixed unit reads minus
+        the end of its piece (upper end first), unit by unit.  Combined with them CROWN's lower
+        bounds of all these are positive over the whole box.  None where intervals show that no
+        input of the box takes the fixed pieces.
     """
 
     part: int
-    middle: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    units: np.ndarray
-    pieces: np.ndarray
+    tree: np.ndarray
+    cuts: np.ndarray
     multipliers: np.ndarray
-    complete: bool
 
 
 @dataclass(frozen=True)
@@ -96,8 +91,12 @@ class Verification:
     explain : str
         What was done and why it ended, in a sentence.
     stats : VerifyStats
-    evidence : tuple of Proof
-        For each part that a search refuted.
+    certificate : Certificate or None
+        Of "unsat": a proof that `polytope.check` reads.  None where the network is too large to be
+        searched and its bounds alone decided, or where the property speaks of no input.
+    exactness : str
+        "rational": decided in exact arithmetic (a witness, or a certificate that the checker
+        accepted).  "safe-float": proved in floats with bounds on their rounding.  "" if open.
     """
 
     verdict: str
@@ -109,7 +108,8 @@ class Verification:
     seconds: float
     explain: str
     stats: VerifyStats
-    evidence: tuple[Proof, ...]
+    certificate: Certificate | None
+    exactness: str
 
     def __repr__(self) -> str:
         """The verdict, the time and the explanation."""

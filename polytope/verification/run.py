@@ -12,8 +12,9 @@ from polytope.robustness.flat import flat_network
 from polytope.verification.attack import FIRST, attack, descend
 from polytope.verification.box_search import BoxSearch
 from polytope.verification.property import Property
-from polytope.verification.result import Proof, Verification, VerifyStats
+from polytope.verification.result import Verification, VerifyStats
 from polytope.verification.root_bounds import refuted_at_root
+from polytope.verification.safe_certificate import safe_certificate
 from polytope.verification.witness import Witness, check_witness
 
 #: Inputs up to which boxes are split; beyond, only the pieces of units are.
@@ -41,7 +42,7 @@ class Run:
     workers : int
         Threads.
     memory : int
-        Bytes of evidence that are kept.
+        Bytes of proofs that are kept in memory.
     """
 
     def __init__(
@@ -65,7 +66,11 @@ class Run:
                 self._search()
         except KeyboardInterrupt:
             self.stopped = "interrupt"
-        return self._result()
+        try:
+            return self._result()
+        finally:
+            for search in self.searches:
+                search.close()
 
     def offer(self, number: int, point: np.ndarray) -> bool:
         """Check a point that may be unsafe."""
@@ -155,9 +160,12 @@ class Run:
             verdict, self.stopped = "unknown", "rounding"
         else:
             verdict, self.stopped = "timeout", "time_limit"
-        proofs: tuple[Proof, ...] = ()
-        if self.witness is None:
-            proofs = tuple(search.proof() for search in self.searches if search.refuted)
+        certificate, exactness = None, "rational" if verdict == "sat" else ""
+        if verdict == "unsat":
+            exactness = "safe-float"
+            if self.searches:
+                proofs = [search.proof() for search in self.searches]
+                certificate = safe_certificate(self.net, self.read, proofs)
         stats = VerifyStats(
             self.engine, sum(s.boxes for s in self.searches), sum(s.leaves for s in self.searches),
             sum(s.waiting for s in self.searches), refuted, parts, self.checks, self.attacked,
@@ -168,7 +176,7 @@ class Run:
             verdict, w.point if w else None, w.outputs if w else None,
             w.native_point if w else None, w.native_outputs if w else None,
             w.replayed if w else None, time.perf_counter() - self.begun,
-            self._explain(verdict, stats), stats, proofs,
+            self._explain(verdict, stats), stats, certificate, exactness,
         )  # fmt: skip
 
     def _explain(self, verdict: str, stats: VerifyStats) -> str:

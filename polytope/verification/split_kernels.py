@@ -19,6 +19,7 @@ from solvers.compiled import kernel
 #: Why `search_boxes` returned: nothing waits, the budget of boxes is spent, there is no room for
 #: another leaf, an unsafe point may have been found, the last box cannot be split.
 DONE, SPENT, FULL, CANDIDATE, STUCK = range(5)
+LEAF, CUT = -1, -2
 #: Coordinates are not split below this part of the root box: there rounding, of some 1e-12 of what
 #: values are, is what keeps a box open, and a further split would not help.
 NARROW = 2.0**-40
@@ -36,6 +37,8 @@ class Stack(NamedTuple):
         Units whose piece is fixed, and the pieces; -1 from the first free place on.
     fresh : int64 (most,)
         The first layer that the last split may have changed the bounds of.
+    parent : int64 (most, 3)
+        Whose log has the box that it is a part of, in which line, and which part it is.
     """
 
     low: np.ndarray
@@ -44,25 +47,28 @@ class Stack(NamedTuple):
     units: np.ndarray
     pieces: np.ndarray
     fresh: np.ndarray
+    parent: np.ndarray
 
 
-class Leaves(NamedTuple):
-    """Boxes that are refuted.
+class Log(NamedTuple):
+    """What was done with boxes: a line for each that was split or refuted.
 
     Attributes
     ----------
-    low, high : float64 (most, d)
-    units, pieces : int64 (most, depth)
-        As those of `Stack`.
+    lines : int64 (most, 5)
+        The parent, as in `Stack`; then a unit and the pieces that it was split into, as bits; or
+        `CUT` less the coordinate that was cut, and 0; or `LEAF` and how many multipliers refute it
+        (0: no input of it is left).
+    cuts : float64 (most,)
+        The step that a coordinate was cut at.
     multipliers : float64 (most, m + rows of fixed units)
-        At least 0; the rows combined with them are positive over the box. All zero where no input
-        of the box is left.
+        At least 0: of the rows ``A y - b``, and of what each fixed unit reads minus the end of its
+        piece (upper end first), in the order in which they were fixed.  Combined with them their
+        lower bounds are positive over the box.
     """
 
-    low: np.ndarray
-    high: np.ndarray
-    units: np.ndarray
-    pieces: np.ndarray
+    lines: np.ndarray
+    cuts: np.ndarray
     multipliers: np.ndarray
 
 
@@ -119,6 +125,17 @@ def fixed_rows(sheet: Sheet, units, pieces, work: Work):
         if pieces[q] > 0:
             fixed_row(sheet, number, v, -1.0, -flat.breaks[breaks + pieces[q] - 1], row, work)
             row += 1
+    return row
+
+
+@kernel
+def _count_rows(sheet: Sheet, units, pieces):
+    """How many rows `fixed_rows` would keep, in all."""
+    row = len(sheet.b)
+    for q in range(len(units)):
+        if units[q] >= 0:
+            slots = sheet.flat.layers[layer_of(sheet, units[q]), 4]
+            row += (pieces[q] < slots) + (pieces[q] > 0)
     return row
 
 
@@ -277,42 +294,49 @@ def _copy(stack: Stack, source, target):
 
 
 @kernel(inline=True)
-def _shut(stack: Stack, top, leaves: Leaves, closed, plan: Plan):
-    """Make the last box a leaf."""
-    for i in range(stack.low.shape[1]):
-        leaves.low[closed, i], leaves.high[closed, i] = stack.low[top, i], stack.high[top, i]
-    for q in range(stack.units.shape[1]):
-        leaves.units[closed, q] = stack.units[top, q]
-        leaves.pieces[closed, q] = stack.pieces[top, q]
-    for r in range(len(plan.multipliers)):
-        leaves.multipliers[closed, r] = plan.multipliers[r]
+def _note(stack: Stack, top, log: Log, line, code, argument):
+    """Write a line about the last box."""
+    for i in range(3):
+        log.lines[line, i] = stack.parent[top, i]
+    log.lines[line, 3], log.lines[line, 4] = code, argument
+    log.cuts[line] = 0.0
+
+
+@kernel(inline=True)
+def _adopt(stack: Stack, child, own, line, number):
+    """Note whose part a box is."""
+    stack.parent[child, 0], stack.parent[child, 1], stack.parent[child, 2] = own, line, number
 
 
 @kernel
 def _judge(sheet: Sheet, stack: Stack, top, work: Work, plan: Plan):
-    """Bound the last box; True if it is refuted, by the multipliers left in the plan."""
+    """Bound the last box; by how many multipliers, left in the plan, it is refuted, or -1."""
     m, low, high, known = len(sheet.b), stack.low[top], stack.high[top], stack.known[top]
     units, pieces = stack.units[top], stack.pieces[top]
     for q in range(len(units)):
         if units[q] >= 0:
             work.fixed[units[q]] = pieces[q]
     found = bound_box(sheet, stack.fresh[top], known[0], known[1], low, high, work)
-    rows = fixed_rows(sheet, units, pieces, work) if found < 0 else m
+    rows = 0
+    if found < 0:
+        rows = fixed_rows(sheet, units, pieces, work)
+    elif found < m:
+        rows = _count_rows(sheet, units, pieces)
     for q in range(len(units)):
         if units[q] >= 0:
             work.fixed[units[q]] = -1
     if found < 0:
-        return combine_rows(m, rows, low, high, work, plan)
+        return rows if combine_rows(m, rows, low, high, work, plan) else -1
     nothing(plan.multipliers)
     if found < m:
         plan.multipliers[found] = 1.0
-    return True
+    return rows
 
 
 @kernel
 def search_boxes(
-    sheet: Sheet, stack: Stack, waiting, leaves: Leaves, closed, budget, tried, few, indirect,
-    work: Work, plan: Plan,
+    sheet: Sheet, stack: Stack, waiting, log: Log, noted, before, own, budget, tried, few,
+    indirect, work: Work, plan: Plan,
 ):  # fmt: skip
     """Search until nothing waits or something has to be looked at.
 
@@ -321,9 +345,11 @@ def search_boxes(
     sheet : Sheet
     stack : Stack
     waiting : int
-    leaves : Leaves
-    closed : int
-        Leaves there are.
+    log : Log
+    noted, before : int
+        Lines there are, and how many there were before them.
+    own : int
+        The number of this log.
     budget : int
         Boxes to look at.
     tried : float
@@ -336,24 +362,27 @@ def search_boxes(
 
     Returns
     -------
-    (why, waiting, closed, boxes)
+    (why, waiting, noted, boxes)
         A candidate is `plan.step`, inside of the last box.
     """
     boxes = 0
     while waiting > 0:
         if boxes >= budget:
-            return SPENT, waiting, closed, boxes
-        if closed >= len(leaves.low):
-            return FULL, waiting, closed, boxes
+            return SPENT, waiting, noted, boxes
+        if noted >= len(log.lines):
+            return FULL, waiting, noted, boxes
         top = waiting - 1
         low, high, units = stack.low[top], stack.high[top], stack.units[top]
         boxes += 1
-        if _judge(sheet, stack, top, work, plan):
-            _shut(stack, top, leaves, closed, plan)
-            closed, waiting = closed + 1, top
+        proved = _judge(sheet, stack, top, work, plan)
+        if proved >= 0:
+            _note(stack, top, log, noted, LEAF, proved)
+            for r in range(proved):
+                log.multipliers[noted, r] = plan.multipliers[r]
+            noted, waiting = noted + 1, top
             continue
         if worst_margin(sheet, plan.step, work) <= tried:
-            return CANDIDATE, waiting, closed, boxes
+            return CANDIDATE, waiting, noted, boxes
         depth = 0
         while depth < len(units) and units[depth] >= 0:
             depth += 1
@@ -363,24 +392,33 @@ def search_boxes(
         if unit >= 0 and depth < len(units) and (depth > 0 or open_ <= few):
             count = 0
             for k in range(62):
+                count += work.pieces[unit] >> k & 1
+            if top + count > len(stack.low):
+                return STUCK, waiting, noted, boxes
+            _note(stack, top, log, noted, unit, work.pieces[unit])
+            count = 0
+            for k in range(62):
                 if work.pieces[unit] >> k & 1:
-                    if waiting + count >= len(stack.low):
-                        return STUCK, waiting, closed, boxes
                     if count > 0:
                         _copy(stack, top, top + count)
                     stack.units[top + count, depth] = unit
                     stack.pieces[top + count, depth] = k
                     stack.fresh[top + count] = layer_of(sheet, unit) + 1
+                    _adopt(stack, top + count, own, before + noted, count)
                     count += 1
-            waiting = top + count
+            noted, waiting = noted + 1, top + count
             continue
         chosen = choose_coordinate(sheet, low, high, work, plan)
         if chosen < 0 or waiting >= len(stack.low):
-            return STUCK, waiting, closed, boxes
+            return STUCK, waiting, noted, boxes
         _copy(stack, top, waiting)
         stack.fresh[top] = stack.fresh[waiting] = 0
         middle = 0.5 * (low[chosen] + high[chosen])
         stack.high[top, chosen] = middle
         stack.low[waiting, chosen] = middle
-        waiting += 1
-    return DONE, waiting, closed, boxes
+        _note(stack, top, log, noted, CUT - chosen, 0)
+        log.cuts[noted] = middle
+        _adopt(stack, top, own, before + noted, 0)
+        _adopt(stack, waiting, own, before + noted, 1)
+        noted, waiting = noted + 1, waiting + 1
+    return DONE, waiting, noted, boxes
