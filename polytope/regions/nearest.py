@@ -114,6 +114,15 @@ def _projection(A: np.ndarray, b: np.ndarray, center: np.ndarray) -> tuple[np.nd
     return step, [int(i) for i in np.flatnonzero(weights > 0)]
 
 
+def square_distance(rows: np.ndarray, center: np.ndarray) -> Fraction | None:
+    """The exact squared distance from a point to {rows [u, 1] <= 0}, which is not empty.
+
+    None if the rows that the projection lies on were not found in floats.
+    """
+    _, active = _projection(*_floats(rows), center)
+    return _settled(rows, active, center)
+
+
 def _square_distance(rows: np.ndarray, active: Sequence[int], center: np.ndarray) -> Fraction:
     """The exact squared distance, from the rows that the projection lies on.
 
@@ -122,6 +131,17 @@ def _square_distance(rows: np.ndarray, active: Sequence[int], center: np.ndarray
     RuntimeError
         If they are not those of the projection.
     """
+    found = _settled(rows, active, center)
+    if found is None:
+        raise RuntimeError(
+            "the distance of a facet from the ball's center could not be settled exactly; "
+            "please report the network, or change the radius slightly"
+        )
+    return found
+
+
+def _settled(rows: np.ndarray, active: Sequence[int], center: np.ndarray) -> Fraction | None:
+    """The same, None if they are not those."""
     proper = [row for row in rows if any(row[:-1])]
     at = [Fraction(float(c)) for c in center]
     chosen = [[Fraction(int(v)) for v in proper[i]] for i in active]
@@ -137,10 +157,7 @@ def _square_distance(rows: np.ndarray, active: Sequence[int], center: np.ndarray
         for row in proper
     )
     if not inside or any(w < 0 for w in weights):
-        raise RuntimeError(
-            "the distance of a facet from the ball's center could not be settled exactly; "
-            "please report the network, or change the radius slightly"
-        )
+        return None
     return sum(((u - c) ** 2 for u, c in zip(foot, at, strict=True)), Fraction(0))
 
 

@@ -151,7 +151,7 @@ def search(
         order = _text(state, "order", ("", *ORDERS)) or None
         start = _start(state, domain) if method == "crossing" else None
     chosen = _method(domain, limits, start, method, order)
-    with _interruptible() as interrupted:
+    with interruptible() as interrupted:
         clock = _Clock(limits, interrupted)
         if chosen == "splitting":
             try:
@@ -199,7 +199,7 @@ def _split(
     net: Engine, domain: Domain, limits: Limits, clock: _Clock, state: Mapping[str, np.ndarray]
 ) -> Outcome:
     """Search by splitting cells."""
-    engine = Splitter(net, domain, limits.workers or _cores())
+    engine = Splitter(net, domain, limits.workers or cores())
     before = 0
     if not engine.begin(clock.halt):
         return Outcome(
@@ -233,7 +233,7 @@ def _cross(
 ) -> Outcome:
     """Search by crossing facets."""
     begin = domain.inside if start is None else start
-    engine = Crosser(net, domain, limits.workers or _cores(), begin, order == "nearest")
+    engine = Crosser(net, domain, limits.workers or cores(), begin, order == "nearest")
     walk = Walk.from_arrays(_part(state)) if state else engine.begin()
 
     def arrays() -> dict[str, np.ndarray]:
@@ -284,13 +284,13 @@ def _part(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     return {k: v for k, v in state.items() if k not in ("method", "order", "start")}
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
-def _interruptible() -> Iterator[threading.Event]:
+def interruptible() -> Iterator[threading.Event]:
     """Let Ctrl-C end the search in good order; a second one is not caught."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -11,7 +11,7 @@ those whose facets are the same set, recognised by their centers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
@@ -135,6 +135,22 @@ class Splitter:
             for thread in threads:
                 thread.result()
         return len(self.finished) == len(self._cells) + 1
+
+    def parts(self, halt: Callable[[], bool]) -> Iterator[Part]:
+        """All regions, part by part as they are found, by one thread; nothing is kept.
+
+        The end is early where `halt` says so: then ``halt()`` was True.
+        """
+        if not self.begin(halt):
+            yield from self._unfinished
+            return
+        yield from self.finished.pop(-1)
+        end = (len(self.net.layers) + 1, 0)
+        for cell in self._cells:
+            pieces, left = self._walkers[0].run(cell, end, halt)
+            yield from pieces
+            if left:
+                return
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The finished cells as arrays, for a file."""

@@ -1,0 +1,1 @@
+"""Extreme values over the linear regions met by a ball: Lipschitz constants, local linearity."""

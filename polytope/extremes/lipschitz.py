@@ -1,0 +1,182 @@
+"""The exact Lipschitz constant: the largest norm of the Jacobian over the linear regions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from polytope.errors import InputError
+from polytope.extremes.area import Area, as_area
+from polytope.extremes.best import Best, Extreme
+from polytope.extremes.clock import check_regions, clock
+from polytope.extremes.inside import Inside
+from polytope.extremes.maps import Jacobians
+from polytope.extremes.measures import Measure, OperatorNorm, TotalNorm
+from polytope.lipschitz_result import EXACT, Lipschitz
+from polytope.model import Network
+from polytope.operator_norms import norm_pair, require_computable
+from polytope.pattern import ActivationPattern
+from polytope.regions.stream import stream_regions
+from polytope.sets import Ball, BoxLike, HPolytope
+from polytope.slices import Slice
+from solvers.norms import NormLike
+
+
+def exact_lipschitz(
+    net: Network,
+    domain: Ball | HPolytope | Slice | BoxLike,
+    p: NormLike,
+    q: NormLike,
+    *,
+    box: BoxLike = None,
+    functional: object = None,
+    total: bool = False,
+    max_regions: int | None = None,
+    time_limit: float | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Lipschitz:
+    """The largest ``||J||`` from l_p to l_q over the linear regions that a set meets.
+
+    Regions are those of full dimension that meet the *open* inside of the domain (within its
+    flat, where a box freezes coordinates).  A region that only touches it on a face is not
+    counted, and need not be: for two points of the closed convex domain a segment moved a little
+    inwards passes through regions that meet the inside, and the network is continuous, so on a
+    domain with an inside the value is the least L with ``||f(x) - f(z)||_q <= L ||x - z||_p`` for
+    all its points.
+
+    Parameters
+    ----------
+    net : Network
+        Piecewise linear.
+    domain : Box, pair (low, high), Ball in l_1, l_2 or l_inf, HPolytope, Slice, or None
+        None is the whole input space: the global constant.  A Slice gives the constant of the
+        network along it, in its isometric coordinates: for p = 2 only.
+    p, q : number or "inf"
+        Norms of the inputs and of the outputs: pairs whose operator norm can be computed
+        (`polytope.operator_norms`).
+    box : Box or pair, optional
+        A Ball is met with it.
+    functional : array (outputs,), optional
+        Coefficients c: the constant of ``c f`` (a margin between two classes, say) instead of
+        that of all outputs.
+    total : bool
+        The sum over the outputs of the dual norm of their gradients, instead of an operator
+        norm: what LipMIP (Jordan and Dimakis, NeurIPS 2020) reports for several outputs, with
+        p = inf.  Never below the norm from l_p to l_1, so q has to be 1.
+    max_regions : int, optional
+        Stop after so many regions.
+    time_limit : float, optional
+        Seconds.
+    progress : callable, optional
+        Called now and then as ``progress(regions)``.
+
+    Returns
+    -------
+    Lipschitz
+        Where the search is complete `lower` and `upper` are the neighbouring float64 numbers of
+        the exact value, or a few roundings apart (``exactness``); the witness is strictly inside
+        its region and the domain, which is proved in exact arithmetic, or None in the rare case
+        that the region holds no float64 point.  Stopped early (time, regions, Ctrl-C) `lower` is
+        the best region so far and `upper` infinite.
+
+    Raises
+    ------
+    InputError
+        For a domain without inside or that does not fit, a pair of norms that is NP-hard, an
+        unusable functional or limit.
+    SmoothActivation
+        If the network is not piecewise linear.
+    """
+    net.require_piecewise_linear("exact_lipschitz")
+    check_regions(max_regions)
+    functions = None if functional is None else as_functional(net, functional)
+    area = as_area(net, domain, box, "exact_lipschitz")
+    jacobians = Jacobians(net, area, functions)
+    measure = _measure(jacobians, area, p, q, total)
+    with clock(time_limit, progress) as watch:
+        inside = Inside(net, area)
+        best = Best(jacobians, measure, inside)
+        complete, regions = True, 1
+        if net.layers:
+            stream = stream_regions(net, area.domain, best.take, watch.halt, max_regions)
+            complete, regions = stream.complete, stream.regions
+        else:
+            best.take(np.zeros((1, 0), np.uint16), area.domain.inside[None])
+        found = best.settle(watch.halt)
+        seconds = watch.seconds
+        stopped = bool(watch.stopped) or not complete
+    upper = np.inf if stopped else found.upper
+    return _result(net, area, measure, found, (upper, stopped, regions, seconds))
+
+
+def as_functional(net: Network, functional: object) -> np.ndarray:
+    """Coefficients of the outputs as one row (1, outputs).
+
+    Raises
+    ------
+    InputError
+        If they are not one finite number for each output.
+    """
+    try:
+        row = np.asarray(functional, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"functional: is not numeric ({error})") from error
+    if row.shape != (net.output_size,) or not np.isfinite(row).all():
+        raise InputError(
+            f"functional: got {row.size} numbers, expected {net.output_size} finite "
+            "coefficients, one for each output of the network"
+        )
+    return row[None]
+
+
+def _measure(jacobians: Jacobians, area: Area, p: NormLike, q: NormLike, total: bool) -> Measure:
+    """What is asked for.
+
+    Raises
+    ------
+    InputError
+    """
+    exponents = norm_pair(p, q)
+    if area.along is not None and exponents[0] != 2:
+        raise InputError(
+            f"exact_lipschitz: on a Slice lengths are those of its isometric coordinates, so p "
+            f"has to be 2, got p={exponents[0]:g}; give a box for other norms"
+        )
+    if not total:
+        pair = require_computable(p, q, jacobians.outputs, jacobians.inputs, "exact_lipschitz")
+        return OperatorNorm(*pair)
+    if exponents[1] != 1:
+        raise InputError(
+            f"exact_lipschitz: total=True adds up the outputs, which bounds the norm to l_1: "
+            f"q has to be 1, got q={exponents[1]:g}"
+        )
+    return TotalNorm(exponents[0])
+
+
+def _result(
+    net: Network,
+    area: Area,
+    measure: Measure,
+    found: Extreme,
+    ended: tuple[float, bool, int, float],
+) -> Lipschitz:
+    """The result, with the network's own Jacobian at the witness."""
+    upper, stopped, regions, seconds = ended
+    pattern = jacobian = witness = None
+    if found.pieces is not None:
+        pattern = ActivationPattern.from_pieces(found.pieces.astype(np.int64), net.layout)
+        jacobian = Jacobians(net, Area(area.domain)).of(found.pieces[None])[0][0]
+        witness = None if found.point is None else area.domain.lift(found.point)
+    narrow = upper - found.lower <= EXACT * upper
+    status = "exact" if narrow else "stopped" if stopped else "interval"
+    p, q = (measure.p, 1.0) if isinstance(measure, TotalNorm) else _pair(measure)
+    return Lipschitz(
+        found.lower, upper, (found.lower + upper) / 2 if narrow else None, p, q, "enumeration",
+        status, found.exactness, witness, jacobian, pattern, regions, seconds,
+    )  # fmt: skip
+
+
+def _pair(measure: Measure) -> tuple[float, float]:
+    assert isinstance(measure, OperatorNorm)
+    return measure.p, measure.q
