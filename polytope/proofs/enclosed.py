@@ -93,17 +93,16 @@ class Enclosed:
 
     def carried(self, low: Enclosed, high: Enclosed) -> Enclosed:
         """Entries times `low` where they are positive, times `high` where they are negative."""
-        least, most = self.floor(), -self.minus().floor()
-        up, down = least >= 0, most <= 0
-        positive = Enclosed(
-            np.where(up, self.middle, np.where(down, 0.0, most / 2)),
-            np.where(up, self.radius, np.where(down, 0.0, most / 2)),
+        up = self.middle > 0
+        product = self.each(low.chosen(up, high))
+        unclear = np.abs(self.middle) < self.radius
+        if not unclear.any():
+            return product
+        most = np.maximum(np.abs(low.middle) + low.radius, np.abs(high.middle) + high.radius)
+        reach = (np.abs(self.middle) + self.radius) * most * (1 + 8 * UNIT) + TINY
+        return Enclosed(
+            np.where(unclear, 0.0, product.middle), np.where(unclear, reach, product.radius)
         )
-        negative = Enclosed(
-            np.where(up, 0.0, np.where(down, self.middle, least / 2)),
-            np.where(up, 0.0, np.where(down, self.radius, -least / 2)),
-        )
-        return positive.each(low).plus(negative.each(high))
 
     def chosen(self, mask: np.ndarray, other: Enclosed) -> Enclosed:
         """These entries where the mask holds, elsewhere those of another array."""
@@ -124,7 +123,8 @@ class Enclosed:
 
     def floor(self) -> np.ndarray:
         """Floats that are not above the numbers; NaN and infinities stay."""
-        return np.asarray(np.nextafter(self.middle - self.radius, -np.inf))
+        near = self.middle - self.radius
+        return np.asarray(near - UNIT * np.abs(near) - TINY)
 
 
 def _up(radius: np.ndarray, middle: np.ndarray) -> np.ndarray:

@@ -131,10 +131,8 @@ class Trees(Generic[N]):
         found: list[np.ndarray] = []
         for start in range(0, len(both), TOGETHER):
             part = both[start : start + TOGETHER]
-            fixed = np.broadcast_to(node.fixed, (len(part), len(node.fixed)))
-            found.append(
-                node.around.least(*self.below(node, {number: self.numbers.of(part)}, None, fixed))
-            )
+            own = self.below(node, {number: self.numbers.of(part)}, None, node.fixed[None])
+            found.append(node.around.least(*own))
         least = np.concatenate([*found, np.zeros(0)])
         return np.stack([least[: len(chosen)], -least[len(chosen) :]])
 
@@ -164,8 +162,11 @@ class Trees(Generic[N]):
     def below(
         self, node: Node, values: Mapping[int, N], outputs: N | None, fixed: np.ndarray
     ) -> tuple[N, N]:
-        """Affine functions of the step (m, d) and (m,) below functions of values and outputs."""
-        m = len(fixed)
+        """Affine functions of the step (m, d) and (m,) below functions of values and outputs.
+
+        `fixed` are the pieces (m, units) that units take, or (1, units) for all functions.
+        """
+        m = next(own.shape[0] for own in (*values.values(), outputs) if own is not None)
         collected: dict[int, N] = {}
         constant: N = self.numbers.of(np.zeros((m, 1)))
 
@@ -201,31 +202,29 @@ class Trees(Generic[N]):
     def _through(self, number: int, lines: Lines, c: N, fixed: np.ndarray) -> tuple[N, N]:
         """Carry functions (m, units) through a layer from above to below: (m, values), (m, 1)."""
         layer, of = self.layers[number], self.numbers.of
-        shape, taken, held = c.shape, np.maximum(fixed, 0), fixed >= 0
-
-        def wide(array: np.ndarray) -> np.ndarray:
-            return np.broadcast_to(array, shape)
-
+        taken, held = np.maximum(fixed, 0), fixed >= 0
         if not isinstance(layer.units, Windows):
             each, found = np.arange(layer.count), []
             pieces = self._pieces[number]
             assert pieces is not None
             for piece, low, high in ((pieces[0], lines.low, lines.high),
                                      (pieces[1], lines.low_rest, lines.high_rest)):  # fmt: skip
-                own = piece.part((each, taken))
-                low_, high_ = (own.chosen(held, of(wide(side))) for side in (low, high))
-                found.append(c.carried(low_, high_))
+                below, above = of(low), of(high)
+                if held.any():
+                    own = piece.part((each, taken))
+                    below, above = own.chosen(held, below), own.chosen(held, above)
+                found.append(c.carried(below, above))
             return found[0], _column(found[1].total())
         total: N | None = None
         for k in range(layer.units.index.shape[1]):
-            own_ = np.where(held, taken == k, wide(lines.below == k)).astype(np.float64)
-            most = np.where(held, taken == k, wide(lines.high[:, k]))
-            part = c.carried(of(own_), of(most))
+            lower = np.where(held, taken == k, lines.below == k).astype(np.float64)
+            upper = np.where(held, taken == k, lines.high[:, k])
+            part = c.carried(of(lower), of(upper))
             part = part.gathered(layer.units.index[:, k], layer.values)
             total = part if total is None else total.plus(part)
         assert total is not None
-        rests = np.where(held, 0.0, wide(lines.high_rest))
-        return total, _column(c.carried(of(np.zeros(shape)), of(rests)).total())
+        rests = np.where(held, 0.0, lines.high_rest)
+        return total, _column(c.carried(of(np.zeros(rests.shape)), of(rests)).total())
 
     def refute(
         self, root: Node, A: Exact, b: Exact, tree: np.ndarray, cuts: np.ndarray,
@@ -333,8 +332,7 @@ class Trees(Generic[N]):
                                itertools.compress(rows, left), strict=True):  # fmt: skip
             # Carried back one by one the terms can do better than their sum.
             values, outputs, rest = self._stacked(terms)
-            fixed = np.array([leaf.fixed] * len(terms))
-            g, constant = self.below(batch.node, values, outputs, fixed)
+            g, constant = self.below(batch.node, values, outputs, leaf.fixed[None])
             ones = self.numbers.of(np.ones((1, len(terms))))
             total = ones.times(_column(constant.plus(rest))).part((slice(None), 0))
             if not batch.node.around.least(ones.times(g), total)[0] > 0:

@@ -38,8 +38,7 @@ def tree_of(part: int, network: FlatNetwork, middle: np.ndarray, logs: Sequence[
     ends = _ends(network)
     order: list[int] = []
     weights: list[np.ndarray] = []
-    stack = [(line, ()) for line in children[-1]]
-    path: tuple[tuple[int, int], ...]
+    stack: list[tuple[int, tuple[tuple[int, int], ...]]] = [(line, ()) for line in children[-1]]
     while stack:
         line, path = stack.pop()
         order.append(line)
