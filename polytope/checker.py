@@ -34,13 +34,18 @@ from polytope.network.ir import Graph
 from polytope.proofs.enclosed import Enclosed
 from polytope.proofs.sets import Set
 from polytope.proofs.trees import Trees
+from polytope.verification.property import Property, Unsafe
+from polytope.vnnlib import read_property
 
 MODES = ("rational", "interval")
 NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
 
 
 def check(
-    certificate: str | os.PathLike[str] | Certificate, model: object, mode: str = "rational"
+    certificate: str | os.PathLike[str] | Certificate,
+    model: object,
+    mode: str = "rational",
+    property: Property | str | os.PathLike[str] | None = None,
 ) -> Checked:
     """Check a certificate against a model.
 
@@ -52,6 +57,9 @@ def check(
     mode : str
         "rational": in exact arithmetic.  "interval": in floats with bounds on their rounding, many
         times faster; for large proofs.
+    property : path or Property, optional
+        A .vnnlib file: check also that the claim implies that nothing that it calls unsafe is
+        reached.
 
     Returns
     -------
@@ -63,18 +71,21 @@ def check(
     FileProblem
         If a file is missing, or the model cannot be read.
     InputError
-        If there is no such mode.
+        If there is no such mode, or the property cannot be read.
     """
     begun = time.perf_counter()
     if mode not in MODES:
         raise InputError(f"mode: got {mode!r}, expected one of {', '.join(MODES)}")
     graph = _graph(model)
+    read_ = property if isinstance(property, Property | None) else read_property(property)
     lower, upper, leaves, claim, reason = 0.0, math.inf, 0, "", ""
     try:
         fields = read(_file(certificate))
         claim = str(fields.header.get("claim"))
         if fields.header.get("network") != graph.hash:
             raise Rejected("the certificate is of another network")
+        if read_ is not None:
+            _covers(fields, read_)
         layers, outputs = layers_of(graph)
         trees: Trees[Exact] | Trees[Enclosed] = (
             Trees(layers, outputs, Exact) if mode == "rational"
@@ -162,6 +173,36 @@ def _safe(fields: Fields, graph: Graph, outputs: Map, trees: Trees[Exact] | Tree
         root = trees.root(around, None)
         leaves += trees.refute(root, Exact.of(A), Exact.of(b), tree, cuts.reshape(-1), multipliers)
     return leaves
+
+
+def _covers(fields: Fields, read_: Property) -> None:
+    """Check that all parts of a property are among those that are claimed to be safe."""
+    count = fields.header.get("parts")
+    if fields.header.get("claim") != "safe" or type(count) is not int:
+        raise Rejected("the certificate is not of a property")
+    claimed: list[Unsafe] = []
+    for k in range(count):
+        low, high, A, b = (
+            fields.array(f"{key}_{k}", np.float64, None) for key in ("from", "to", "A", "b")
+        )
+        numbers = [tuple(Fraction(v) for v in side.tolist()) for side in (low, high, b)]
+        claimed.append(Unsafe(numbers[0], numbers[1], A, numbers[2]))
+    for number, part in enumerate(read_.parts):
+        if not any(_within(part, own) for own in claimed):
+            raise Rejected(f"part {number} of the property is none that the certificate is about")
+
+
+def _within(part: Unsafe, claimed: Unsafe) -> bool:
+    """Whether all that a part calls unsafe is unsafe by what is claimed to be safe."""
+    if len(part.low) != len(claimed.low) or part.A.shape[1:] != claimed.A.shape[1:]:
+        return False
+    limits = dict(zip(map(tuple, part.A.tolist()), part.limits, strict=True))
+    rows = zip(map(tuple, claimed.A.tolist()), claimed.limits, strict=True)
+    return (
+        all(a <= b for a, b in zip(claimed.low, part.low, strict=True))
+        and all(a >= b for a, b in zip(claimed.high, part.high, strict=True))
+        and all(row in limits and limits[row] <= limit for row, limit in rows)
+    )
 
 
 def _slopes(fields: Fields, number: int, layer: Layer) -> tuple[np.ndarray, np.ndarray]:

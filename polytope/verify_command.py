@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from polytope.checker import MODES
 from polytope.errors import InputError
 from polytope.options import (
     INTERRUPTED,
@@ -30,6 +31,7 @@ EXAMPLES = """\
 examples:
   polytope verify model.onnx property.vnnlib --timeout 60
   polytope verify model.onnx property.vnnlib --out result.txt --counterexample
+  polytope verify model.onnx property.vnnlib --certificate proof.cert
   polytope verify --instances expected.csv --folder acasxu --timeout 60 --out table.csv
 
 Verdicts: "unsat" (proved: no input of the box has unsafe outputs), "sat" (an unsafe input was
@@ -85,6 +87,15 @@ def add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
         "--counterexample", action="store_true", help="print the counterexample of a sat verdict"
     )
     own.add_argument(
+        "--certificate", metavar="FILE", type=Path,
+        help="write the proof of an unsat verdict, for polytope check",
+    )  # fmt: skip
+    own.add_argument(
+        "--check", metavar="MODE", choices=MODES,
+        help="with --instances: check the proof of each unsat verdict too, rational or interval; "
+        "its time is not counted",
+    )  # fmt: skip
+    own.add_argument(
         "--instances", metavar="FILE", type=Path, help="decide all instances of a table"
     )
     own.add_argument(
@@ -107,22 +118,26 @@ def add_verify(commands: argparse._SubParsersAction[Parser]) -> None:
 def _verify(arguments: argparse.Namespace) -> int:
     """Run the command."""
     if arguments.instances is not None:
-        if arguments.model is not None or arguments.counterexample:
+        alone = arguments.counterexample or arguments.certificate is not None
+        if arguments.model is not None or alone:
             raise InputError(
-                "--instances: takes models and properties from the table; leave out MODEL, SPEC "
-                "and --counterexample"
+                "--instances: takes models and properties from the table; leave out MODEL, SPEC, "
+                "--counterexample and --certificate"
             )
         target = None if arguments.out is None else check_table_path(arguments.out)
         folder = arguments.instances.parent if arguments.folder is None else arguments.folder
         return run_instances(
             arguments.instances, folder, arguments.timeout, target, arguments.workers,
-            arguments.seed, arguments.input_shape,
+            arguments.seed, arguments.input_shape, arguments.check,
         )  # fmt: skip
+    if arguments.check is not None:
+        raise InputError("--check: belongs to --instances; for one property use polytope check")
     if arguments.spec is None:
         raise InputError(
             "verify: expected MODEL and SPEC, or --instances; see polytope verify --help"
         )
     target = None if arguments.out is None else check_writable(arguments.out)
+    proof = None if arguments.certificate is None else check_writable(arguments.certificate)
     begun = time.perf_counter()
     net = read_model(arguments.model, arguments.input_shape)
     left = max(arguments.timeout - (time.perf_counter() - begun), 0.01)
@@ -134,6 +149,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     if target is not None:
         write_file(target, lambda path: path.write_text(text))
         say(f"result  {target}", sys.stdout)
+    if proof is not None and found.certificate is not None:
+        found.certificate.save(proof)
+        say(f"proof   {proof}", sys.stdout)
+    elif proof is not None and found.verdict == "unsat":
+        say("polytope: note: the bounds of the whole box decided, of which there is no certificate")
     if found.stats.stopped == "interrupt":
         return INTERRUPTED
     if target is not None:

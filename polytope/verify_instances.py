@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from polytope.checker import MODES, check
 from polytope.errors import FileProblem, PolytopeError
+from polytope.model import Network
 from polytope.options import FAILED, INTERRUPTED, OK, read_model
 from polytope.report import say
 from polytope.tables import write_table
+from polytope.verification.result import Verification
 from polytope.verification.verify import verify
 
 COLUMNS = (
-    "onnx", "vnnlib", "timeout", "expected", "verdict", "seconds", "replayed", "boxes", "explain"
+    "onnx", "vnnlib", "timeout", "expected", "verdict", "seconds", "replayed", "boxes", "proof",
+    "proof_kb", "proof_seconds", "explain",
 )  # fmt: skip
 DECIDED = ("sat", "unsat")
 
@@ -30,6 +34,7 @@ def run_instances(
     workers: int | None,
     seed: int,
     shape: tuple[int, ...] | None,
+    mode: str | None,
 ) -> int:
     """Decide all instances of a table, print a line for each, and a summary.
 
@@ -46,6 +51,8 @@ def run_instances(
         The table of results; instances that it has with this timeout are not run again.
     workers, seed, shape
         As `verify` and `compile` take them.
+    mode : str or None
+        How the proofs of unsat verdicts are checked, if they are.
 
     Returns
     -------
@@ -64,7 +71,7 @@ def run_instances(
         if (onnx, vnnlib) in done:
             continue
         try:
-            row = _run(folder, onnx, vnnlib, expected, timeout, workers, seed, shape)
+            row = _run(folder, onnx, vnnlib, expected, timeout, workers, seed, shape, mode)
         except KeyboardInterrupt:
             stopped = True
             break
@@ -80,7 +87,8 @@ def run_instances(
     if stopped:
         say(f"polytope: stopped by Ctrl-C after {len(rows)} of {len(instances)} instances")
         return INTERRUPTED
-    return FAILED if any(_wrong(row) for row in rows) else OK
+    refused = any(str(row["proof"]).startswith("rejected") for row in rows)
+    return FAILED if refused or any(_wrong(row) for row in rows) else OK
 
 
 def read_instances(table: Path) -> list[tuple[str, str, str]]:
@@ -142,7 +150,7 @@ def _write(
 
 def _run(
     folder: Path, onnx: str, vnnlib: str, expected: str, timeout: float, workers: int | None,
-    seed: int, shape: tuple[int, ...] | None,
+    seed: int, shape: tuple[int, ...] | None, mode: str | None,
 ) -> dict[str, object]:  # fmt: skip
     """One instance; a model or property that cannot be used is a row with the reason.
 
@@ -153,6 +161,7 @@ def _run(
     """
     begun = time.perf_counter()
     verdict, explain, replayed, boxes = "error", "", "", 0
+    proof: tuple[object, ...] = ("", "", "")
     try:
         net = read_model(str(folder / onnx), shape)
         left = max(timeout - (time.perf_counter() - begun), 0.01)
@@ -164,8 +173,22 @@ def _run(
     except PolytopeError as error:
         explain = " ".join(str(error).split())
     seconds = round(time.perf_counter() - begun, 3)
-    values = (onnx, vnnlib, timeout, expected, verdict, seconds, replayed, boxes, explain)
+    if mode is not None and verdict == "unsat":
+        proof = _checked(found, net, folder / vnnlib, mode)
+    values = (
+        onnx, vnnlib, timeout, expected, verdict, seconds, replayed, boxes, *proof, explain
+    )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def _checked(found: Verification, net: Network, vnnlib: Path, mode: str) -> tuple[object, ...]:
+    """Whether a proof is accepted, its size in kB, and the time of the check."""
+    if found.certificate is None:
+        return "none", "", ""
+    verdict = check(found.certificate, net, mode, vnnlib)
+    size = len(found.certificate.to_bytes()) / 1000
+    accepted = mode if verdict.valid else f"rejected: {verdict.reason}"
+    return accepted, round(size, 1), round(verdict.seconds, 2)
 
 
 def _wrong(row: dict[str, object]) -> bool:
@@ -178,9 +201,10 @@ def _show(row: dict[str, object]) -> None:
     """A line for an instance."""
     expected = f"expected {row['expected']}" if row["expected"] else ""
     mark = "  WRONG" if _wrong(row) else ""
+    proof = f"  proof {row['proof']}, {row['proof_seconds']} s" if row["proof"] else ""
     say(
         f"{row['verdict']:<8}{row['seconds']:>8.2f} s  {expected:<15}  {row['onnx']}  "
-        f"{row['vnnlib']}{mark}",
+        f"{row['vnnlib']}{mark}{proof}",
         sys.stdout,
     )
     if row["verdict"] not in DECIDED:
@@ -207,5 +231,15 @@ def summary(rows: Sequence[dict[str, object]], total: int) -> list[str]:
         f"{sum(seconds):.1f} s in all, median {sorted(seconds)[len(seconds) // 2]:.2f} s, "
         f"longest {max(seconds):.2f} s",
     ]
+    proofs = [row for row in rows if row["proof"] != ""]
+    if proofs:
+        accepted = [row for row in proofs if row["proof"] in MODES]
+        spent = [float(str(row["proof_seconds"] or 0)) for row in proofs]
+        sizes = sorted(float(str(row["proof_kb"] or 0)) for row in proofs)
+        lines.append(
+            f"{len(accepted)} of {len(proofs)} proofs of unsat verdicts accepted by the checker; "
+            f"{sum(spent):.1f} s in all, longest {max(spent):.1f} s; "
+            f"median size {sizes[len(sizes) // 2]:.1f} kB, largest {sizes[-1]:.1f} kB"
+        )
     open_ = [row for row in rows if row["verdict"] not in DECIDED]
     return lines + [f"open: {row['onnx']} {row['vnnlib']} ({row['verdict']})" for row in open_]
