@@ -22,12 +22,13 @@ def tree_of(part: int, network: FlatNetwork, middle: np.ndarray, logs: Sequence[
     middle : float64 (d,)
         What steps are taken from.
     logs : sequence of Spool
-        Of blocks (lines, cuts, numbers of multipliers, multipliers), as `split_kernels.Log` has
+        Of blocks (lines, cuts, multipliers), as `split_kernels.Log` has
         them; each number of a log is its place here.
     """
     blocks = [list(log) for log in logs]
     offset = np.cumsum([0, *(sum(len(block[0]) for block in own) for own in blocks)])
-    every = [block for own in blocks for block in own]
+    nothing = np.zeros((0, 5), np.int64), np.zeros(0), np.zeros(0)
+    every = [nothing, *(block for own in blocks for block in own)]
     lines, cuts, multipliers = (np.concatenate([block[k] for block in every]) for k in (0, 1, 2))
     counts = np.where(lines[:, 3] == LEAF, lines[:, 4], 0)
     first = np.cumsum(counts) - counts
@@ -38,7 +39,9 @@ def tree_of(part: int, network: FlatNetwork, middle: np.ndarray, logs: Sequence[
     ends = _ends(network)
     order: list[int] = []
     weights: list[np.ndarray] = []
-    stack: list[tuple[int, tuple[tuple[int, int], ...]]] = [(line, ()) for line in children[-1]]
+    stack: list[tuple[int, tuple[tuple[int, int], ...]]] = [
+        (line, ()) for line in children.get(-1, [])
+    ]
     while stack:
         line, path = stack.pop()
         order.append(line)

@@ -21,6 +21,7 @@ from polytope.cli import main
 from polytope.errors import FileProblem, InputError
 from polytope.network import exact_layers
 from polytope.network.exact import exact_outputs
+from polytope.verification.property import Property
 from tests.data import data_path
 
 NORMS = (1, 2, "inf")
@@ -103,9 +104,12 @@ def test_the_proof_of_a_result_is_accepted(name: str, p: object) -> None:
     found = solved(net, p)
     checked = pt.check(found.certificate(), net)
     assert checked.valid, checked.reason
-    assert checked.mode == "rational"
+    assert (checked.mode, checked.claim) == ("rational", "robust")
     assert checked.lower == pytest.approx(found.lower, rel=1e-9)
     assert checked.upper == found.upper
+    fast = pt.check(found.certificate(), net, mode="interval")
+    assert fast.valid, fast.reason
+    assert (fast.mode, fast.lower, fast.upper) == ("interval", checked.lower, checked.upper)
 
 
 @pytest.mark.parametrize("p", NORMS)
@@ -249,14 +253,15 @@ def mutated(certificate: Certificate, rng: np.random.Generator) -> Certificate:
     return Certificate(header, arrays)
 
 
-def test_a_thousand_mutations(small) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("mode", ["rational", "interval"])
+def test_a_thousand_mutations(small, mode: str) -> None:  # type: ignore[no-untyped-def]
     """Every change is rejected, or leaves a claim that is true."""
     net, found, certificate = small
     rng = np.random.default_rng(0)
     accepted = 0
     for _ in range(1000):
         other = mutated(certificate, rng)
-        checked = pt.check(other, net)
+        checked = pt.check(other, net, mode)
         if not checked.valid:
             assert checked.reason
             assert checked.lower == 0
@@ -333,6 +338,18 @@ def test_the_command(small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     with zipfile.ZipFile(tmp_path / "odd.cert", "w") as file:
         file.writestr("header.json", json.dumps({"kind": "else"}))
     assert main(["check", str(tmp_path / "odd.cert"), str(model)]) == 1
+
+
+def test_a_mode_that_does_not_exist(small) -> None:  # type: ignore[no-untyped-def]
+    net, _, certificate = small
+    with pytest.raises(InputError, match="mode: got 'fast', expected one of rational, interval"):
+        pt.check(certificate, net, "fast")
+
+
+def test_a_property_asked_of_a_proof_of_robustness(small) -> None:  # type: ignore[no-untyped-def]
+    net, _, certificate = small
+    checked = pt.check(certificate, net, property=Property(3, 3, (), "test"))
+    assert checked.reason == "the certificate is not of a property"
 
 
 def test_nothing_to_prove() -> None:
