@@ -126,7 +126,7 @@ def _affine_bounds(
     c: Constants,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Interval bounds of an operation that computes, rounded outwards."""
-    plus, minus = _part(node, c, 1), _part(node, c, -1)
+    plus, minus = part_of(node, c, 1), part_of(node, c, -1)
     constant = constant_part(node, c)
     endless = any(bool(torch.isinf(s).any()) for s in sizes)
     low_ends, high_ends = lows, highs
@@ -165,7 +165,7 @@ def _finite(v: torch.Tensor) -> torch.Tensor:
 
 def _absolute_sums(node: Node, sizes: list[torch.Tensor], c: Constants) -> torch.Tensor:
     """``|W| |x|`` of an operation ``W x + b``; infinite sizes count only where W is not 0."""
-    part = _part(node, c, 0)
+    part = part_of(node, c, 0)
     endless = [torch.isinf(s) for s in sizes]
     if not any(bool(e.any()) for e in endless):
         return _sums(part, sizes).expand(len(sizes[0]), *node.shape)
@@ -175,7 +175,7 @@ def _absolute_sums(node: Node, sizes: list[torch.Tensor], c: Constants) -> torch
     return torch.where(reached, torch.inf, finite).expand(len(sizes[0]), *node.shape)
 
 
-def _part(node: Node, c: Constants, sign: int) -> Part | None:
+def part_of(node: Node, c: Constants, sign: int) -> Part | None:
     """The operation with the positive (1), negated negative (-1) or absolute (0) coefficients.
 
     None if no coefficient is negative.
