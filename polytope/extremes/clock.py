@@ -41,6 +41,11 @@ class Clock:
         return time.perf_counter() - self._begun
 
     @property
+    def now(self) -> float:
+        """The time of `time.perf_counter`."""
+        return time.perf_counter()
+
+    @property
     def left(self) -> float | None:
         """Seconds left; None without a limit."""
         return None if self._limit is None else max(0.0, self._limit - self.seconds)

@@ -11,6 +11,7 @@ from polytope.model import Network
 from polytope.network.exact_ops import ExactArray
 from polytope.pattern import ActivationPattern
 from polytope.region import Region, region_at
+from polytope.regions.domain import Domain
 from polytope.regions.exact_crossing import row_ids
 from polytope.regions.exact_interior import interior_point
 from polytope.regions.exact_maps import ExactMaps
@@ -115,10 +116,27 @@ class Inside:
             return False
         self.verdicts += 1
         point = ExactArray.from_floats(np.append(u, 1.0)).integers
-        rows = self._rows(pieces)
-        sides = (rows * point).sum(axis=1)
-        flat = ~(rows[:, :-1] != 0).any(axis=1)
-        return bool((sides[flat] <= 0).all() and (sides[~flat] < 0).all())
+        return _strict(self._rows(pieces), point)
+
+    def open_region(self, pieces: np.ndarray, z: np.ndarray) -> bool:
+        """Whether an input (d,) is proved to be strictly inside the region of a pattern.
+
+        Then every set whose closure holds the point, and which has an inside, meets the region.
+        """
+        pattern = ActivationPattern.from_pieces(pieces.astype(np.int64), self.net.layout)
+        region = region_at(self.net, z, pattern)
+        residual, band = region.A @ z - region.b, _band(region, z)
+        pruned = ~region.A.any(axis=1) & (region.b >= 0)
+        pruned &= (region.normal_error == 0) & (region.offset_error == 0)
+        if ((residual < -band) | pruned).all():
+            return True
+        if (residual > band).any() or len(region.A) * len(z) > EXACT_SIZE:
+            return False
+        self.verdicts += 1
+        everywhere = Domain(len(z), None, None, np.zeros((0, len(z))), np.zeros(0))
+        point = ExactArray.from_floats(np.append(z, 1.0)).integers
+        rows = ExactMaps(self.net, everywhere).rows(pieces, row_ids(self.net, 0, pieces))
+        return _strict(rows, point)
 
     def within(self, u: np.ndarray) -> bool:
         """Whether a point is proved to be inside the area's ball, in exact arithmetic."""
@@ -152,6 +170,21 @@ class Inside:
         """Whether exact linear programs are of reasonable size."""
         k = self.area.domain.dimension
         return (self.net.rows + len(self.area.domain.A)) * k <= EXACT_SIZE
+
+
+def _strict(rows: np.ndarray, point: np.ndarray) -> bool:
+    """Whether an exact point is strictly inside of exact rows, those without normal set aside."""
+    sides = (rows * point).sum(axis=1)
+    flat = ~(rows[:, :-1] != 0).any(axis=1)
+    return bool((sides[flat] <= 0).all() and (sides[~flat] < 0).all())
+
+
+def _band(region: Region, z: np.ndarray) -> np.ndarray:
+    """How far rounding may move ``A z - b``, rigorous: (rows,)."""
+    unit = (len(z) + 2) * np.finfo(np.float64).eps
+    terms = np.abs(region.A) @ np.abs(z) + np.abs(region.b)
+    largest = float(np.abs(z).max(initial=0.0))
+    return np.asarray(largest * region.normal_error + region.offset_error + unit * terms)
 
 
 def _nearest(section: Section, area: Area) -> tuple[float, np.ndarray | None]:

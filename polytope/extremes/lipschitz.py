@@ -9,6 +9,7 @@ import numpy as np
 from polytope.errors import InputError
 from polytope.extremes.area import Area, as_area
 from polytope.extremes.best import Best, Extreme
+from polytope.extremes.bound import upper_over
 from polytope.extremes.clock import check_regions, clock
 from polytope.extremes.inside import Inside
 from polytope.extremes.maps import Jacobians
@@ -78,7 +79,8 @@ def exact_lipschitz(
         the exact value, or a few roundings apart (``exactness``); the witness is strictly inside
         its region and the domain, which is proved in exact arithmetic, or None in the rare case
         that the region holds no float64 point.  Stopped early (time, regions, Ctrl-C) `lower` is
-        the best region so far and `upper` infinite.
+        the best region so far and `upper` RecurJac's bound (infinite for a domain that is neither
+        a bounded box nor a ball).
 
     Raises
     ------
@@ -93,7 +95,7 @@ def exact_lipschitz(
     functions = None if functional is None else as_functional(net, functional)
     area = as_area(net, domain, box, "exact_lipschitz")
     jacobians = Jacobians(net, area, functions)
-    measure = _measure(jacobians, area, p, q, total)
+    measure = measure_of(jacobians, area, p, q, total, "exact_lipschitz")
     with clock(time_limit, progress) as watch:
         inside = Inside(net, area)
         best = Best(jacobians, measure, inside)
@@ -104,9 +106,9 @@ def exact_lipschitz(
         else:
             best.take(np.zeros((1, 0), np.uint16), area.domain.inside[None])
         found = best.settle(watch.halt)
-        seconds = watch.seconds
         stopped = bool(watch.stopped) or not complete
-    upper = np.inf if stopped else found.upper
+        upper = upper_over(net, area, measure, functions) if stopped else found.upper
+        seconds = watch.seconds
     return _result(net, area, measure, found, (upper, stopped, regions, seconds))
 
 
@@ -130,7 +132,9 @@ def as_functional(net: Network, functional: object) -> np.ndarray:
     return row[None]
 
 
-def _measure(jacobians: Jacobians, area: Area, p: NormLike, q: NormLike, total: bool) -> Measure:
+def measure_of(
+    jacobians: Jacobians, area: Area, p: NormLike, q: NormLike, total: bool, what: str
+) -> Measure:
     """What is asked for.
 
     Raises
@@ -140,15 +144,15 @@ def _measure(jacobians: Jacobians, area: Area, p: NormLike, q: NormLike, total: 
     exponents = norm_pair(p, q)
     if area.along is not None and exponents[0] != 2:
         raise InputError(
-            f"exact_lipschitz: on a Slice lengths are those of its isometric coordinates, so p "
+            f"{what}: on a Slice lengths are those of its isometric coordinates, so p "
             f"has to be 2, got p={exponents[0]:g}; give a box for other norms"
         )
     if not total:
-        pair = require_computable(p, q, jacobians.outputs, jacobians.inputs, "exact_lipschitz")
+        pair = require_computable(p, q, jacobians.outputs, jacobians.inputs, what)
         return OperatorNorm(*pair)
     if exponents[1] != 1:
         raise InputError(
-            f"exact_lipschitz: total=True adds up the outputs, which bounds the norm to l_1: "
+            f"{what}: total=True adds up the outputs, which bounds the norm to l_1: "
             f"q has to be 1, got q={exponents[1]:g}"
         )
     return TotalNorm(exponents[0])

@@ -66,6 +66,19 @@ class LayerPieces:
     pieces: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Switches:
+    """Binaries of a layer: units (of the network), pieces and columns, three int64 (n,).
+
+    Of a piecewise unit the binary is 1 where it is in that piece or a later one; of a maximum it
+    is 1 where that candidate wins.
+    """
+
+    unit: np.ndarray
+    piece: np.ndarray
+    column: np.ndarray
+
+
 class Encoder:
     """Rows and columns, layer by layer in topological order.
 
@@ -89,13 +102,15 @@ class Encoder:
         d = net.input_size
         nowhere = Domain(d, None, None, np.zeros((0, d)), np.zeros(0))
         self.net, self.p, self.scale = net, p, scale
-        self._first, self._sums = collect_sums(net, nowhere, outputs=True)
+        self.first, self._sums = collect_sums(net, nowhere, outputs=True)
         self._x = x
         self._low: list[np.ndarray] = []
         self._high: list[np.ndarray] = []
         self._whole: list[np.ndarray] = []
         self._rows: list[tuple[csr_array, np.ndarray, np.ndarray]] = []
         self._width = 0
+        self.known: list[LayerPieces] = []
+        self.switches: list[Switches] = []
         eye = csr_array(np.eye(d))
         if p == 1:
             self._add_columns(np.zeros(2 * d), np.concatenate([high, -low]) / scale)
@@ -113,6 +128,11 @@ class Encoder:
         return np.concatenate(self._whole)
 
     @property
+    def sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """``base``, ``start``, ``source`` and ``weight`` of `collect_sums`, the outputs last."""
+        return self._sums.base, self._sums.start, self._sums.source, self._sums.weight
+
+    @property
     def held(self) -> int:
         """Bytes of the sums and rows so far."""
         entries = sum(row.nnz for row, _, _ in self._rows) + self._outputs.matrix.nnz
@@ -124,7 +144,7 @@ class Encoder:
 
     def reads(self, layer: int) -> Forms:
         """What a layer reads; after the last layer, the network's outputs."""
-        own = slice(self._first[layer], self._first[layer + 1])
+        own = slice(self.first[layer], self.first[layer + 1])
         base = self._sums.base[own]
         start = self._sums.start[own.start : own.stop + 1]
         terms = slice(start[0], start[-1])
@@ -142,6 +162,7 @@ class Encoder:
     def add(self, number: int, known: LayerPieces) -> None:
         """Append the units of the next layer."""
         layer = self.net.layers[number]
+        self.known.append(known)
         make = self._maxima if layer.is_max else self._piecewise
         made = make(layer, self.reads(number), known)
         before = _widened(self._outputs.matrix, self._width)
@@ -224,6 +245,8 @@ class Encoder:
         rows: list[np.ndarray] = []
         columns: list[np.ndarray] = []
         widths, factors = [], []
+        none = np.zeros(0, np.int64)
+        switches = [(none, none, none)]
         for j in range(int(last.max(initial=-1)) + 1):
             own = np.flatnonzero(last >= j)
             left = begin[own] if j == 0 else breaks[open_[own], start[own] + j - 1]
@@ -238,10 +261,12 @@ class Encoder:
                 signs = [np.ones(len(own)), -np.ones(len(own))]
                 self._add_sparse([before, used], signs, 0.0, np.inf)
                 self._add_sparse([at, used], signs, -np.inf, 0.0)
+                switches.append((layer.first_unit + open_[own], start[own] + j, used))
             rows.append(own)
             columns.append(at)
             widths.append(width)
             factors.append(width * slopes[open_[own], start[own] + j])
+        self.switches.append(Switches(*map(np.concatenate, zip(*switches, strict=True))))
         if len(open_):
             row, column = np.concatenate(rows), np.concatenate(columns)
             shape = (len(open_), self._width)
@@ -273,6 +298,7 @@ class Encoder:
         )
         constant = np.where(count > 1, 0.0, reads.constant[winner])
         if not len(open_):
+            self.switches.append(Switches(*np.zeros((3, 0), np.int64)))
             return Forms(csr_array(closed @ reads.matrix), constant)
         row, slot = np.nonzero(known.pieces[open_])
         value = index[open_[row], slot]
@@ -287,6 +313,7 @@ class Encoder:
         result = self._add_columns(least, most)
         behind = self._add_columns(np.zeros(len(row)), np.maximum(most[row] - low, 0.0))
         wins = self._add_columns(np.zeros(len(row)), np.ones(len(row)), whole=True)
+        self.switches.append(Switches(layer.first_unit + open_[row], slot, wins))
         k = len(row)
         read = reads.rows(value)
         gap = csr_array(
