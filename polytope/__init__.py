@@ -34,6 +34,10 @@ from polytope.distances import (  # noqa: E402
 )
 from polytope.enumeration import region_graph, resume  # noqa: E402
 from polytope.errors import PolytopeError  # noqa: E402
+from polytope.extremes.distortion import GradientDistortion, gradient_distortion  # noqa: E402
+from polytope.extremes.linearity import LocalLinearity, local_linearity  # noqa: E402
+from polytope.extremes.lipschitz import exact_lipschitz  # noqa: E402
+from polytope.extremes.lipschitz_mip import LipschitzClaim, lipschitz_mip  # noqa: E402
 from polytope.graph import RegionGraph  # noqa: E402
 from polytope.margins import (  # noqa: E402
     count_complete_regions,
@@ -63,7 +67,10 @@ __all__ = [
     "Checked",
     "CrossCheck",
     "DecisionDistance",
+    "GradientDistortion",
     "HPolytope",
+    "LipschitzClaim",
+    "LocalLinearity",
     "Network",
     "Perturbation",
     "Perturbations",
@@ -80,7 +87,11 @@ __all__ = [
     "cross_check",
     "decision_distance",
     "directional_margin",
+    "exact_lipschitz",
+    "gradient_distortion",
+    "lipschitz_mip",
     "load",
+    "local_linearity",
     "minimal_perturbation",
     "plot_regions",
     "region_graph",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from polytope.errors import InputError
 from polytope.inputs import positive_int
-from polytope.regions.search import interruptible
+from polytope.regions.interrupt import interruptible
 
 
 class Clock:

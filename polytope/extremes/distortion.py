@@ -11,11 +11,8 @@ import numpy as np
 
 from polytope.errors import InputError
 from polytope.extremes.area import Area, as_area
-from polytope.extremes.best import Best
-from polytope.extremes.bound import upper_over
 from polytope.extremes.clock import Clock, check_regions, clock
 from polytope.extremes.genetic import Gradients, evolve, expected
-from polytope.extremes.inside import Inside
 from polytope.extremes.maps import Jacobians
 from polytope.extremes.margins import Anchor, as_class, margin, one_point, rivals_of
 from polytope.extremes.measures import Distortion
@@ -24,7 +21,6 @@ from polytope.inputs import as_norm, positive_int
 from polytope.lipschitz_result import EXACT
 from polytope.model import Network
 from polytope.network.exact import exact_pieces
-from polytope.regions.stream import stream_regions
 from polytope.rows import classes_of
 from polytope.sets import Ball, BoxLike
 from solvers.norms import NormLike
@@ -211,6 +207,12 @@ class _Search:
 
     def enumerated(self, watch: Clock, max_regions: int | None) -> _Found:
         """By all regions."""
+        # compiled code: only when it is wanted
+        from polytope.extremes.best import Best
+        from polytope.extremes.bound import upper_over
+        from polytope.extremes.inside import Inside
+        from polytope.regions.stream import stream_regions
+
         best = Best(self.jacobians, self.measure, Inside(self.net, self.area))
         complete, regions = True, 1
         if self.net.layers:
@@ -228,6 +230,10 @@ class _Search:
 
     def evolved(self, population: int, epochs: int, seed: int, watch: Clock) -> _Found:
         """By the genetic algorithm; its best points that are strictly inside of a region count."""
+        # compiled code: only when it is wanted
+        from polytope.extremes.bound import upper_over
+        from polytope.extremes.inside import Inside
+
         points, _ = evolve(
             self.gradients, self.low, self.high, population, epochs, seed, watch.halt
         )

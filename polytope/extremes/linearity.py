@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -13,15 +13,16 @@ from polytope.errors import InputError
 from polytope.extremes.area import Area, as_area
 from polytope.extremes.clock import Clock, check_regions, clock
 from polytope.extremes.linearity_ascent import ascend, crown_upper
-from polytope.extremes.linearity_search import Departure, is_narrow
 from polytope.extremes.margins import Anchor, as_class, margin, one_point, rivals_of
 from polytope.extremes.small import is_small
 from polytope.inputs import as_norm, positive_int
 from polytope.lipschitz_result import EXACT
 from polytope.model import Network
-from polytope.regions.stream import stream_regions
 from polytope.sets import Ball, BoxLike
 from solvers.norms import NormLike
+
+if TYPE_CHECKING:
+    from polytope.extremes.linearity_search import Departure
 
 Method = Literal["auto", "exact", "pgd"]
 
@@ -139,6 +140,8 @@ def local_linearity(
     SmoothActivation
         If the network is not piecewise linear.
     """
+    from polytope.extremes.linearity_search import Departure  # compiled: only when it is wanted
+
     net.require_piecewise_linear("local_linearity")
     point, label = one_point(net, x), as_class(net, y, "y")
     rivals = rivals_of(net, label, target)
@@ -177,7 +180,7 @@ def local_linearity(
             upper = max(search.lower, crown_upper(anchor, functions, area.inputs))
         seconds = watch.seconds
     assert search.witness is not None
-    exact = is_narrow(search.lower, upper, search.scale, EXACT)
+    exact = upper - search.lower <= EXACT * max(upper, search.scale)
     cut = bool(watch.stopped) or (max_regions is not None and regions >= max_regions)
     status = "exact" if exact else "stopped" if cut else "interval"
     return LocalLinearity(
@@ -190,6 +193,8 @@ def _enumerated(
     search: Departure, area: Area, watch: Clock, max_regions: int | None
 ) -> tuple[float, int]:
     """The upper bound by all regions (inf if not all were found), and their number."""
+    from polytope.regions.stream import stream_regions  # compiled: only when it is wanted
+
     net = search.anchor.net
     if not net.layers:
         return search.lower, 1

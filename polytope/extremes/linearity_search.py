@@ -175,8 +175,3 @@ class Departure:
         assert last.gradients is not None
         J = last.gradients.transpose(1, 2).expand(len(own), -1, -1).numpy()
         return J, last.values.numpy(), bounds.gradient.numpy(), bounds.value.numpy()
-
-
-def is_narrow(lower: float, upper: float, scale: float, part: float) -> bool:
-    """Whether an interval is as narrow as rounding allows, beside a natural size."""
-    return math.isfinite(upper) and upper - lower <= part * max(upper, scale)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from polytope.errors import InputError
 from polytope.extremes.area import Area, as_area
-from polytope.extremes.best import Best, Extreme
-from polytope.extremes.bound import upper_over
 from polytope.extremes.clock import check_regions, clock
-from polytope.extremes.inside import Inside
 from polytope.extremes.maps import Jacobians
 from polytope.extremes.measures import Measure, OperatorNorm, TotalNorm
 from polytope.lipschitz_result import EXACT, Lipschitz
 from polytope.model import Network
 from polytope.operator_norms import norm_pair, require_computable
 from polytope.pattern import ActivationPattern
-from polytope.regions.stream import stream_regions
 from polytope.sets import Ball, BoxLike, HPolytope
 from polytope.slices import Slice
 from solvers.norms import NormLike
+
+if TYPE_CHECKING:
+    from polytope.extremes.best import Extreme
 
 
 def exact_lipschitz(
@@ -90,6 +90,12 @@ def exact_lipschitz(
     SmoothActivation
         If the network is not piecewise linear.
     """
+    # compiled code: only when it is wanted
+    from polytope.extremes.best import Best
+    from polytope.extremes.bound import upper_over
+    from polytope.extremes.inside import Inside
+    from polytope.regions.stream import stream_regions
+
     net.require_piecewise_linear("exact_lipschitz")
     check_regions(max_regions)
     functions = None if functional is None else as_functional(net, functional)

@@ -20,9 +20,7 @@ from polytope.bounds.layers import layer_bounds
 from polytope.errors import InputError
 from polytope.extremes.adjoint import Adjoint
 from polytope.extremes.area import Area, as_area
-from polytope.extremes.bound import upper_over
 from polytope.extremes.clock import Clock, clock
-from polytope.extremes.inside import Inside
 from polytope.extremes.lipschitz import as_functional, measure_of
 from polytope.extremes.maps import Jacobians
 from polytope.extremes.measures import Measure, TotalNorm
@@ -143,6 +141,8 @@ def lipschitz_mip(
     UnknownBackendError, MissingPackageError, UnsupportedProblemError
         Where the solver cannot be had, or takes no mixed-integer programs.
     """
+    from polytope.extremes.bound import upper_over  # compiled code: only when it is wanted
+
     net.require_piecewise_linear("lipschitz_mip")
     exponents = norm_pair(p, q)
     functions = None if functional is None else as_functional(net, functional)
@@ -166,7 +166,7 @@ def lipschitz_mip(
         run = _Run(net, area, jacobians, measure, watch)
         run.sample()
         upper = max(run.lower, upper_over(net, area, measure, functions))
-        claim = _Claim()
+        claim = _Claim(run.lower, upper)
         if net.layers and upper > 0:
             claim = run.solved(functions, (exponents, total), (solver, tighten), upper)
         seconds = watch.seconds
@@ -209,6 +209,8 @@ class _Run:
         self, net: Network, area: Area, jacobians: Jacobians, measure: Measure, watch: Clock
     ) -> None:
         self.net, self.area, self.jacobians = net, area, jacobians
+        from polytope.extremes.inside import Inside  # compiled code: only when it is wanted
+
         self.measure, self.watch = measure, watch
         self.inside = Inside(net, area)
         self.lower = 0.0

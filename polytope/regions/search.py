@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +15,7 @@ from polytope.network.engine import Engine
 from polytope.regions.complex import Complex
 from polytope.regions.crossing import Crosser
 from polytope.regions.domain import Domain
+from polytope.regions.interrupt import interruptible
 from polytope.regions.splitting import Splitter
 from polytope.regions.walk import Walk
 from polytope.regions.walker import TooManyFacets
@@ -287,24 +286,3 @@ def _part(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """Let Ctrl-C end the search in good order; a second one is not caught."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def stop(number: int, frame: object) -> None:
-        del number, frame
-        event.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
