@@ -18,7 +18,7 @@ example:
   polytope check proof.cert model.onnx --property prop_1.vnnlib --mode interval
 
 In Python a certificate comes from a result: pt.minimal_perturbation(...).certificate().save(...),
-or pt.verify(...).certificate.save(...); polytope verify writes one with --certificate.
+or pt.verify(...).certificate().save(...); polytope verify writes one with --certificate.
 """
 
 Parser = TypeVar("Parser", bound=argparse.ArgumentParser)

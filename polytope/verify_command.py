@@ -149,8 +149,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     if target is not None:
         write_file(target, lambda path: path.write_text(text))
         say(f"result  {target}", sys.stdout)
-    if proof is not None and found.certificate is not None:
-        found.certificate.save(proof)
+    if proof is not None and found.proof is not None:
+        found.proof.save(proof)
         say(f"proof   {proof}", sys.stdout)
     elif proof is not None and found.verdict == "unsat":
         say("polytope: note: the bounds of the whole box decided, of which there is no certificate")

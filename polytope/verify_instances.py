@@ -183,10 +183,10 @@ def _run(
 
 def _checked(found: Verification, net: Network, vnnlib: Path, mode: str) -> tuple[object, ...]:
     """Whether a proof is accepted, its size in kB, and the time of the check."""
-    if found.certificate is None:
+    if found.proof is None:
         return "none", "", ""
-    verdict = check(found.certificate, net, mode, vnnlib)
-    size = len(found.certificate.to_bytes()) / 1000
+    verdict = check(found.proof, net, mode, vnnlib)
+    size = len(found.proof.to_bytes()) / 1000
     accepted = mode if verdict.valid else f"rejected: {verdict.reason}"
     return accepted, round(size, 1), round(verdict.seconds, 2)
 

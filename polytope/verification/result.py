@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polytope.certificate import Certificate
+from polytope.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ class Verification:
     explain : str
         What was done and why it ended, in a sentence.
     stats : VerifyStats
-    certificate : Certificate or None
+    proof : Certificate or None
         Of "unsat": a proof that `polytope.check` reads.  None where the network is too large to be
         searched and its bounds alone decided, or where the property speaks of no input.
     exactness : str
@@ -108,8 +109,21 @@ class Verification:
     seconds: float
     explain: str
     stats: VerifyStats
-    certificate: Certificate | None
+    proof: Certificate | None
     exactness: str
+
+    def certificate(self) -> Certificate:
+        """The proof of "unsat", to be saved, for `polytope.check`.
+
+        Raises
+        ------
+        InputError
+            If there is none: see `proof`.
+        """
+        if self.proof is None:
+            why = "the verdict is not unsat" if self.verdict != "unsat" else self.explain
+            raise InputError(f"certificate: there is no proof to be written down ({why})")
+        return self.proof
 
     def __repr__(self) -> str:
         """The verdict, the time and the explanation."""

@@ -76,12 +76,12 @@ def verify(
 
 def _proved(net: Network, found: Verification) -> Verification:
     """What the checker says of an unsat verdict."""
-    if found.certificate is None:
+    if found.proof is None:
         reason = "there is no certificate"
         if not found.stats.parts:
             return replace(found, exactness="rational")
     else:
-        checked = check(found.certificate, net)
+        checked = check(found.proof, net)
         if checked.valid:
             return replace(found, exactness="rational", explain=f"{found.explain}; checked")
         reason = f"the checker rejects the certificate: {checked.reason}"

@@ -28,7 +28,7 @@ def check(folder: str, model: str, spec: str) -> None:
     if found.verdict == "sat":
         assert found.replayed
     else:
-        assert found.certificate is not None
+        assert found.proof is not None
 
 
 @pytest.mark.parametrize(("name", "property_"), ACASXU)
