@@ -116,6 +116,43 @@ class MaxPayment:
         return torch.where(self.paid[:, :, None], torch.zeros_like(chosen), chosen)
 
 
+@dataclass(frozen=True, eq=False)
+class WinnerPayment:
+    """What maxima pay for covectors, and to which of their candidates they hand them on.
+
+    Attributes
+    ----------
+    paid : Payment
+        For units with several possible winners.
+    where : int64 tensor (n, units)
+        Position of the first possible winner.
+    alone : bool tensor (n, units)
+    size : int
+        Number of values that the layer reads.
+    """
+
+    paid: Payment
+    where: torch.Tensor
+    alone: torch.Tensor
+    size: int
+
+    @property
+    def hands_on(self) -> bool:
+        """Whether anything is handed on."""
+        return bool(self.alone.any())
+
+    def pay(self, a: torch.Tensor) -> torch.Tensor:
+        """As `Payment.pay`."""
+        return self.paid.pay(a)
+
+    def hand_on(self, a: torch.Tensor) -> torch.Tensor:
+        """Covectors on what the layer reads: (n, functions, covectors, size)."""
+        lead = torch.Size((len(self.where), *a.shape[1:3]))
+        kept = torch.where(self.alone[:, None, None], a, torch.zeros_like(a)).expand(*lead, -1)
+        index = self.where[:, None, None].expand(*lead, -1)
+        return a.new_zeros(*lead, self.size).scatter_add(3, index, kept)
+
+
 def payment(
     units: Slopes | Winners, outer: Interval, noise: torch.Tensor | None
 ) -> Payment | MaxPayment:
@@ -180,3 +217,30 @@ def _of_maxima(units: Winners, outer: Interval, noise: torch.Tensor | None) -> M
     allowance = noise.expand(shape) + torch.where(alone, 0.0, 2 * doubt)
     allowance = torch.where(paid, unit * outer.size, allowance)
     return MaxPayment(units, low, high, paid, rising, allowance)
+
+
+def winner_payment(
+    units: Winners, inner: Interval, exact: bool, allowance: torch.Tensor | None
+) -> WinnerPayment:
+    """What maxima pay: covector times the derivative of any candidate that may win."""
+    may = units.may[:, None]
+    read = [end[..., units.index.clamp(min=0)] for end in (inner.low, inner.high)]
+    most = torch.where(may, read[1], -torch.inf).amax(dim=3)
+    least = torch.where(may, read[0], torch.inf).amin(dim=3)
+    unit = SLACK * 2 * gamma(most.shape[2] + 8, most.dtype)
+    up, down = most + unit * most.abs(), -least + unit * least.abs()
+    where = units.index.expand(len(units.may), -1, -1).gather(
+        2, units.may.to(torch.int64).argmax(dim=2, keepdim=True)
+    )
+    alone = units.may.sum(dim=2) == 1
+    if exact:
+        alone = torch.zeros_like(alone)
+    else:
+        extra = torch.zeros_like(up)
+        if allowance is not None:
+            extra = allowance.expand(len(up), -1, -1).gather(
+                2, where.squeeze(2)[:, None].expand_as(up)
+            )
+        up, down = (torch.where(alone[:, None], extra, v) for v in (up, down))
+    zero = torch.zeros_like(up)
+    return WinnerPayment(Payment(up, down, zero, zero), where.squeeze(2), alone, inner.low.shape[2])

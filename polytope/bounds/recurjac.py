@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from polytope.bounds.chain import Link, run_chain, worthwhile
 from polytope.bounds.derivatives import Derivatives, Slopes
 from polytope.bounds.fastlip import Interval, through_linear
 from polytope.bounds.interval import part_of
@@ -41,7 +42,7 @@ from polytope.bounds.linear_nodes import pull, scatter, terms_ahead
 from polytope.bounds.payment import MaxPayment, Payment, payment
 from polytope.bounds.rounding import SLACK, above, gamma
 from polytope.network.engine import Constants, Engine, apply
-from polytope.network.ir import Concat, Node, Sum
+from polytope.network.ir import Concat, Gather, Linear, Node, Sum
 
 #: Bounds of absolute derivatives are enlarged by this at every node: far above their rounding.
 WIDER = 1 + 1e-4
@@ -69,6 +70,7 @@ class Backward:
     payments: dict[int, Payment | MaxPayment] = field(default_factory=dict)
     outer: dict[int, Interval] = field(default_factory=dict)
     _noise: dict[int, torch.Tensor] = field(default_factory=dict)
+    _chains: dict[int, list[Link]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._nodes = self.net.graph.nodes
@@ -77,7 +79,11 @@ class Backward:
         for units in self.derivatives.values():
             sizes.append(len(units.low if isinstance(units, Slopes) else units.may))
         self.n, self.m = max(sizes), self.rows.shape[1]
-        self._lost = torch.zeros(self.n, 2 * self.m, dtype=self.rows.dtype, device=self.rows.device)
+        self._lost = self.rows.new_zeros(self.n, 2 * self.m)
+        self._readers: list[list[int]] = [[] for _ in self._nodes]
+        for number, node in enumerate(self._nodes):
+            for source in node.inputs:
+                self._readers[source].append(number)
         self._tail = self._linear_behind()
         self._widths = [
             node.size if i not in self.derivatives else max(node.size, self._windows(i))
@@ -87,6 +93,7 @@ class Backward:
 
     def jacobian(self) -> Interval:
         """Bounds of the functions' Jacobians with respect to the input: (n, m, inputs)."""
+        self._link(0)
         return self._wall(0)
 
     def along(self, tangents: torch.Tensor) -> torch.Tensor:
@@ -110,13 +117,10 @@ class Backward:
 
     def _linear_behind(self) -> set[int]:
         """The nodes from which all paths to the output are linear, the output included."""
-        readers: dict[int, list[int]] = {i: [] for i in range(len(self._nodes))}
-        for number, node in enumerate(self._nodes):
-            for source in node.inputs:
-                readers[source].append(number)
         found: set[int] = set()
         for number in range(len(self._nodes) - 1, -1, -1):
-            if all(r in found and r not in self.derivatives for r in readers[number]):
+            readers = self._readers[number]
+            if all(r in found and r not in self.derivatives for r in readers):
                 found.add(number)
         return found
 
@@ -139,8 +143,9 @@ class Backward:
             loss = 4 * tiny * terms * (size.sum(dim=2) + node.size)
             self._lost = self._lost + torch.cat([loss, loss], 1)
             if number in self.derivatives:
+                self._link(number)
                 if number not in self.outer:
-                    self.outer[number] = self._wall(number)
+                    self.outer[number] = self._wall(number, size)
                 size = torch.minimum(size, self.outer[number].size)
                 self._pay_units(number)
                 parts = [self._size_before(number, size)]
@@ -203,23 +208,77 @@ class Backward:
             self._noise[source] = noise if known is None else known + noise
         return found
 
-    def _wall(self, number: int) -> Interval:
-        """Bounds of the functions' derivatives with respect to a node's values."""
+    def _link(self, number: int) -> None:
+        """Note the chain of fully connected layers that begins at a node, if there is one."""
+        if self.rows.dtype != torch.float64 or self.rows.device.type != "cpu":
+            return
+        reader, matrix = number, None
+        for _ in range(4):  # reshapes before and behind one fully connected layer, then units
+            readers = self._readers[reader]
+            if len(readers) != 1:
+                return
+            reader = readers[0]
+            op = self._nodes[reader].op
+            if isinstance(op, Linear) and matrix is None and len(self._nodes[reader].shape) == 1:
+                matrix = self._c[op.weight]
+            elif op != Gather(None):
+                break
+        pays = self.payments.get(reader)
+        if matrix is None or not isinstance(pays, Payment):
+            return
+        rest = [] if reader in self._tail else self._chains.get(reader)
+        if rest is not None:
+            self._chains[number] = [Link.of(matrix.T, pays), *rest]
+
+    def _wall(self, number: int, size: torch.Tensor | None = None) -> Interval:
+        """Bounds of the functions' derivatives with respect to a node's values.
+
+        Of units that are off only their absolute `size` is given.
+        """
         if number in self.outer:
             known = self.outer[number]
             return Interval(known.low.expand(self.n, -1, -1), known.high.expand(self.n, -1, -1))
-        size = self._nodes[number].size
-        like = self.rows
-        widest = max(self._widths[number:])
-        rows = max(1, self.memory // (4 * like.element_size() * widest * self.n * 2 * self.m))
-        parts = []
-        for start in range(0, size, rows):
-            stop = min(start + rows, size)
-            unit = torch.zeros(stop - start, size, dtype=like.dtype, device=like.device)
-            unit[torch.arange(stop - start), torch.arange(start, stop)] = 1.0
-            parts.append(self._sweep(number, unit[None, None]))
-        upper = torch.cat(parts, 2)
-        return Interval(-upper[:, self.m :], upper[:, : self.m])
+        total, like = self._nodes[number].size, self.rows
+        units = self.derivatives.get(number)
+        wanted = torch.arange(total, device=like.device)
+        if size is not None and isinstance(units, Slopes):
+            wanted = ((units.low != 0) | (units.high != 0)).any(dim=0).nonzero().flatten()
+        chain = self._chains.get(number)
+        if chain is not None and worthwhile(chain, len(wanted)):
+            upper = self._finish(*self._follow(chain, wanted, self._noise.get(number)))
+        else:
+            widest = max(self._widths[number:])
+            step = self.memory // (4 * like.element_size() * widest * self.n * 2 * self.m)
+            parts = []
+            for places in torch.split(wanted, max(1, step)) if len(wanted) else ():
+                unit = like.new_zeros(len(places), total)
+                unit[torch.arange(len(places)), places] = 1.0
+                parts.append(self._sweep(number, unit[None, None]))
+            upper = torch.cat([like.new_zeros(self.n, 2 * self.m, 0), *parts], 2)
+        low, high = -upper[:, self.m :], upper[:, : self.m]
+        if size is None or len(wanted) == total:
+            return Interval(low, high)
+        every = size.expand(self.n, -1, -1)
+        return Interval((-every).index_copy(2, wanted, low), every.index_copy(2, wanted, high))
+
+    def _follow(
+        self, chain: list[Link], start: torch.Tensor, noise: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Payments along a chain, and their absolute sums.
+
+        Parameters
+        ----------
+        chain : list of Link
+        start : tensor
+            Tangents at its beginning, or the places of unit tangents (see `run_chain`).
+        noise : tensor, optional
+            What rounding costs unit tangents there.
+        """
+        total, size = (torch.from_numpy(v) for v in run_chain(chain, start.numpy(), self.n))
+        if noise is not None and start.ndim == 1:
+            own = torch.cat([noise, noise], 1)[:, :, start]
+            total, size = total + own, size + own
+        return total, size
 
     def _sweep(self, start: int, tangents: torch.Tensor) -> torch.Tensor:
         """Upper bounds of the derivatives along tangents at a node.
@@ -252,6 +311,11 @@ class Backward:
                 found = pays.pay(t)
                 if pays.hands_on:
                     moving[number] = pays.hand_on(t)
+                    chain = self._chains.get(number)
+                    alone = all(last_use[i] <= number for i in moving if i != number)
+                    if chain and alone and worthwhile(chain, t.shape[2]):
+                        rest = self._follow(chain, moving.pop(number), None)
+                        found, size = found + rest[0], rest[1] if size is None else size + rest[1]
             else:
                 t = self._push(node, [moving.get(i) for i in node.inputs])
                 if number in self._tail:
@@ -272,9 +336,9 @@ class Backward:
         return self._finish(total, size)
 
     def _finish(self, total: torch.Tensor, size: torch.Tensor | None) -> torch.Tensor:
-        """A sum of payments, rounded up."""
+        """A sum of payments, rounded up; two sums may have been added up by other routes."""
         if size is not None:
-            total = total + SLACK * gamma(len(self._nodes) + 4, total.dtype) * size
+            total = total + SLACK * 2 * gamma(len(self._nodes) + 4, total.dtype) * size
         return above(total + self._lost[:, :, None])
 
     def _push(self, node: Node, tangents: list[torch.Tensor | None]) -> torch.Tensor:

@@ -17,54 +17,18 @@ from dataclasses import dataclass, field
 
 import torch
 
+from polytope.bounds.chain import Link, run_chain, worthwhile
 from polytope.bounds.derivatives import Derivatives, Slopes, Winners
 from polytope.bounds.fastlip import Interval, pull_interval
 from polytope.bounds.interval import part_of
 from polytope.bounds.layers import MEMORY
 from polytope.bounds.linear_nodes import pull, terms_ahead, terms_back
-from polytope.bounds.payment import Payment, payment
+from polytope.bounds.payment import Payment, WinnerPayment, payment, winner_payment
 from polytope.bounds.recurjac import WIDER, both_signs, contract, weigh
 from polytope.bounds.rounding import SLACK, above, below, gamma
 from polytope.errors import InputError
 from polytope.network.engine import Constants, Engine, apply
-from polytope.network.ir import Node
-
-
-@dataclass(frozen=True, eq=False)
-class WinnerPayment:
-    """What maxima pay for covectors, and to which of their candidates they hand them on.
-
-    Attributes
-    ----------
-    paid : Payment
-        For units with several possible winners.
-    where : int64 tensor (n, units)
-        Position of the first possible winner.
-    alone : bool tensor (n, units)
-    size : int
-        Number of values that the layer reads.
-    """
-
-    paid: Payment
-    where: torch.Tensor
-    alone: torch.Tensor
-    size: int
-
-    @property
-    def hands_on(self) -> bool:
-        """Whether anything is handed on."""
-        return bool(self.alone.any())
-
-    def pay(self, a: torch.Tensor) -> torch.Tensor:
-        """As `Payment.pay`."""
-        return self.paid.pay(a)
-
-    def hand_on(self, a: torch.Tensor) -> torch.Tensor:
-        """Covectors on what the layer reads: (n, functions, covectors, size)."""
-        lead = torch.Size((len(self.where), *a.shape[1:3]))
-        kept = torch.where(self.alone[:, None, None], a, torch.zeros_like(a)).expand(*lead, -1)
-        index = self.where[:, None, None].expand(*lead, -1)
-        return a.new_zeros(*lead, self.size).scatter_add(3, index, kept)
+from polytope.network.ir import Gather, Linear, Node
 
 
 @dataclass(eq=False)
@@ -80,6 +44,8 @@ class Forward:
         The functions, as combinations of the outputs.
     base : int
         The node with respect to which derivatives are bounded.
+    columns : slice
+        The coordinates of that node that count.
     memory : int
         Bytes for the covectors of one block.
     """
@@ -88,18 +54,21 @@ class Forward:
     derivatives: Derivatives
     rows: torch.Tensor
     base: int = 0
+    columns: slice = field(default_factory=lambda: slice(None))
     memory: int = MEMORY
     inner: dict[int, Interval] = field(default_factory=dict)
     payments: dict[int, Payment | WinnerPayment] = field(default_factory=dict)
     _noise: dict[int, torch.Tensor] = field(default_factory=dict)
+    _chains: dict[int, list[Link]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._nodes = self.net.graph.nodes
         self._c: Constants = self.net.constants(self.rows.dtype, self.rows.device)
         sizes = [len(self.rows)]
         for units in self.derivatives.values():
-            sizes.append(len(units.low if isinstance(units, Slopes) else units.may))
-        self.n, self.inputs = max(sizes), self._nodes[self.base].size
+            sizes.append(len(_first(units)))
+        self.n = max(sizes)
+        self.inputs = len(range(*self.columns.indices(self._nodes[self.base].size)))
         self._readers = [0] * len(self._nodes)
         for node in self._nodes:
             for source in node.inputs:
@@ -110,7 +79,7 @@ class Forward:
         self._prepare()
 
     def jacobian(self) -> Interval:
-        """Bounds of the functions' derivatives with respect to the base: (n, m, size of it)."""
+        """Bounds of the functions' derivatives with respect to the columns: (n, m, columns)."""
         last = len(self._nodes) - 1
         if last not in self._moving:
             zero = self.rows.new_zeros(self.n, self.rows.shape[1], self.inputs)
@@ -122,7 +91,8 @@ class Forward:
 
     def _prepare(self) -> None:
         """Walls, payments and allowances of all nodes, from the base to the last."""
-        eye = torch.eye(self.inputs, dtype=self.rows.dtype, device=self.rows.device)[None]
+        eye = torch.eye(self._nodes[self.base].size, dtype=self.rows.dtype)[None, self.columns]
+        eye = eye.to(self.rows.device)
         self.inner[self.base] = Interval(eye, eye)
         sizes = {self.base: eye}
         tiny = torch.finfo(self.rows.dtype).tiny
@@ -135,7 +105,8 @@ class Forward:
             if number in self.derivatives:
                 source = node.inputs[0]
                 if source not in self.inner:
-                    self.inner[source] = self._wall(source)
+                    self._link(source)
+                    self.inner[source] = self._wall(source, sizes[source])
                 sizes[source] = torch.minimum(
                     sizes[source].expand_as(self.inner[source].low), self.inner[source].size
                 )
@@ -175,7 +146,7 @@ class Forward:
             assert isinstance(paid, Payment)
             self.payments[number] = paid
             return
-        self.payments[number] = _winner_payment(units, inner, exact, allowance)
+        self.payments[number] = winner_payment(units, inner, exact, allowance)
 
     def _size_behind(self, number: int, size: torch.Tensor) -> torch.Tensor:
         """Absolute derivatives of a nonlinear node's outputs."""
@@ -185,20 +156,65 @@ class Forward:
         read = size[..., units.index.clamp(min=0)]
         return torch.where(units.may[:, None], read, 0.0).amax(dim=3)
 
-    def _wall(self, number: int) -> Interval:
-        """Bounds of the derivatives of a node's values: (n, inputs, size)."""
-        size, like = self._nodes[number].size, self.rows
-        widest = max(node.size for node in self._nodes[self.base : number + 1])
-        cells = 4 * like.element_size() * widest * self.n * 2 * self.inputs
-        step = max(1, self.memory // cells)
-        parts = []
-        for start in range(0, size, step):
-            stop = min(start + step, size)
-            unit = torch.zeros(stop - start, size, dtype=like.dtype, device=like.device)
-            unit[torch.arange(stop - start), torch.arange(start, stop)] = 1.0
-            parts.append(self._sweep(number, unit[None, None]))
-        upper = torch.cat(parts, 2)
-        return Interval(-upper[:, self.inputs :], upper[:, : self.inputs])
+    def _link(self, number: int) -> None:
+        """Note the chain of fully connected layers that ends at a node, if there is one."""
+        if self.rows.dtype != torch.float64 or self.rows.device.type != "cpu":
+            return
+        node, matrix = self._nodes[number], None
+        if isinstance(node.op, Linear) and len(node.shape) == 1:
+            matrix = self._c[node.op.weight]
+        before = node.inputs[0]
+        while self._nodes[before].op == Gather(None):
+            before = self._nodes[before].inputs[0]
+        pays = self.payments.get(before)
+        if matrix is None or not isinstance(pays, Payment):
+            return
+        source = self._nodes[before].inputs[0]
+        rest = [] if source in self._head else self._chains.get(source)
+        if rest is not None:
+            self._chains[number] = [Link.of(matrix, pays), *rest]
+
+    def _wall(self, number: int, size: torch.Tensor) -> Interval:
+        """Bounds of the derivatives of a node's values: (n, inputs, size).
+
+        Of values that only units that are off read, only their absolute `size` is given.
+        """
+        total, like = self._nodes[number].size, self.rows
+        wanted = self._read_by_units(number)
+        chain = self._chains.get(number)
+        if chain is not None and worthwhile(chain, len(wanted)):
+            paid, sizes = (torch.from_numpy(v) for v in run_chain(chain, wanted.numpy(), self.n))
+            upper = self._finish(paid, sizes, self._noise_at(number, wanted))
+        else:
+            widest = max(node.size for node in self._nodes[self.base : number + 1])
+            step = self.memory // (4 * like.element_size() * widest * self.n * 2 * self.inputs)
+            parts = []
+            for places in torch.split(wanted, max(1, step)) if len(wanted) else ():
+                unit = like.new_zeros(len(places), total)
+                unit[torch.arange(len(places)), places] = 1.0
+                parts.append(self._sweep(number, unit[None, None]))
+            upper = torch.cat([like.new_zeros(self.n, 2 * self.inputs, 0), *parts], 2)
+        low, high = -upper[:, self.inputs :], upper[:, : self.inputs]
+        if len(wanted) == total:
+            return Interval(low, high)
+        every = size.expand(self.n, -1, -1)
+        return Interval((-every).index_copy(2, wanted, low), every.index_copy(2, wanted, high))
+
+    def _read_by_units(self, number: int) -> torch.Tensor:
+        """Places of a node's values that are read by units that are not off."""
+        wanted = torch.zeros(self._nodes[number].size, dtype=torch.bool, device=self.rows.device)
+        for reader, units in self.derivatives.items():
+            if number in self._nodes[reader].inputs:
+                if isinstance(units, Winners):
+                    wanted = torch.ones_like(wanted)
+                else:
+                    wanted = wanted | ((units.low != 0) | (units.high != 0)).any(dim=0)
+        return wanted.nonzero().flatten()
+
+    def _noise_at(self, number: int, places: torch.Tensor) -> torch.Tensor | None:
+        """What rounding costs unit covectors at a node."""
+        noise = self._noise.get(number)
+        return None if noise is None else torch.cat([noise, noise], 1)[:, :, places]
 
     def _sweep(self, start: int, covectors: torch.Tensor) -> torch.Tensor:
         """Upper bounds of the derivatives of covectors at a node.
@@ -241,7 +257,15 @@ class Forward:
                 pending[source] = pending[source] + part if source in pending else part
             if found is not None:
                 total, size = total + found, size + found.abs()
-        total = total + SLACK * gamma(len(nodes) + 4, total.dtype) * size
+        return self._finish(total, size, None)
+
+    def _finish(
+        self, total: torch.Tensor, size: torch.Tensor, more: torch.Tensor | None
+    ) -> torch.Tensor:
+        """A sum of payments, and of `more`, rounded up."""
+        if more is not None:
+            total, size = total + more, size + more
+        total = total + SLACK * gamma(len(self._nodes) + 4, total.dtype) * size
         return above(total + self._lost[:, :, None])
 
     def _folded(self, number: int) -> bool:
@@ -301,24 +325,35 @@ def forward_jacobian(
 ) -> Interval:
     """RecurJac-F0 (``first=False``) or F1: bounds of the Jacobian, (n, m, inputs).
 
+    The columns of the Jacobian do not depend on each other, and are taken in blocks.
+
     Raises
     ------
     InputError
         If F1 is asked for and no first layer of units lies on all paths.
     """
-    if not first:
-        return Forward(net, derivatives, rows, 0, memory).jacobian()
-    if not derivatives:
-        return Forward(net, derivatives, rows, 0, memory).jacobian()
-    base = min(derivatives)
-    if _passable(net, base):
+    base = min(derivatives) if first and derivatives else 0
+    if base and _passable(net, base):
         raise InputError(
             f"method='recurjac-f1': the first layer of units, {net.graph.nodes[base].name!r}, "
             "does not lie on all paths from the input to the output (a connection skips it), so "
             "it cannot be split off; use method='recurjac' or 'recurjac-f0'"
         )
-    behind = Forward(net, derivatives, rows, base, memory).jacobian()
-    return pull_interval(net, derivatives, base, behind)
+    nodes = net.graph.nodes
+    n = max([len(rows)] + [len(_first(units)) for units in derivatives.values()])
+    total = nodes[base].size
+    widest = max(node.size for node in nodes[base:])
+    step = max(1, memory // (16 * rows.element_size() * widest * n))
+    parts = [
+        Forward(net, derivatives, rows, base, slice(i, i + step), memory).jacobian()
+        for i in range(0, total, step)
+    ]
+    found = Interval(torch.cat([v.low for v in parts], 2), torch.cat([v.high for v in parts], 2))
+    return pull_interval(net, derivatives, base, found) if base else found
+
+
+def _first(units: Slopes | Winners) -> torch.Tensor:
+    return units.low if isinstance(units, Slopes) else units.may
 
 
 def _passable(net: Engine, without: int) -> bool:
@@ -328,30 +363,3 @@ def _passable(net: Engine, without: int) -> bool:
         if number != without and any(i in reached for i in node.inputs):
             reached.add(number)
     return len(net.graph.nodes) - 1 in reached
-
-
-def _winner_payment(
-    units: Winners, inner: Interval, exact: bool, allowance: torch.Tensor | None
-) -> WinnerPayment:
-    """What maxima pay: covector times the derivative of any candidate that may win."""
-    may = units.may[:, None]
-    read = [end[..., units.index.clamp(min=0)] for end in (inner.low, inner.high)]
-    most = torch.where(may, read[1], -torch.inf).amax(dim=3)
-    least = torch.where(may, read[0], torch.inf).amin(dim=3)
-    unit = SLACK * 2 * gamma(most.shape[2] + 8, most.dtype)
-    up, down = most + unit * most.abs(), -least + unit * least.abs()
-    where = units.index.expand(len(units.may), -1, -1).gather(
-        2, units.may.to(torch.int64).argmax(dim=2, keepdim=True)
-    )
-    alone = units.may.sum(dim=2) == 1
-    if exact:
-        alone = torch.zeros_like(alone)
-    else:
-        extra = torch.zeros_like(up)
-        if allowance is not None:
-            extra = allowance.expand(len(up), -1, -1).gather(
-                2, where.squeeze(2)[:, None].expand_as(up)
-            )
-        up, down = (torch.where(alone[:, None], extra, v) for v in (up, down))
-    zero = torch.zeros_like(up)
-    return WinnerPayment(Payment(up, down, zero, zero), where.squeeze(2), alone, inner.low.shape[2])

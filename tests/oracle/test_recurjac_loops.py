@@ -53,11 +53,16 @@ def slopes_of(bounds: LayerBounds, kind: str, sample: int) -> loops.Pairs:
     return found
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("radius", [0.0, 0.02, 0.1, 0.4, 3.0])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("widths", WIDTHS)
-def test_same_bounds_as_the_loops(widths: tuple[int, ...], kind: str, radius: float) -> None:
+def test_same_bounds_as_the_loops(
+    widths: tuple[int, ...], kind: str, radius: float, compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """Backwards, both forwards, Fast-Lip and the improved row sums, all to 1e-10."""
+    monkeypatch.setattr("polytope.bounds.chain.WORTH", 0 if compiled else math.inf)
     net, W = network(widths, kind, seed=len(widths))
     rng = np.random.default_rng(0)
     centers = torch.tensor(rng.normal(size=(3, widths[0])))
