@@ -171,7 +171,7 @@ class Best:
             best = int(rivals[best])
         i = int(which[best])
         point = self._points[i]
-        if not self._round or not np.isfinite(point).all():
+        if not self._round:
             inner = self.inside.point(self._pieces[i], point)
             point = np.full_like(point, np.nan) if inner is None else inner
         known = point if np.isfinite(point).all() else None

@@ -202,7 +202,8 @@ def _nearest(section: Section, area: Area) -> tuple[float, np.ndarray | None]:
         below = np.minimum(np.nextafter(low - center, -np.inf), 0.0)
         above = np.maximum(np.nextafter(high - center, np.inf), 0.0)
         found = least_norm(section.A, height, below, above, radius)
-        return found.lower, center + found.step if found.settled else None
+        if found.settled or found.lower >= radius:
+            return found.lower, center + found.step
     cell = Cell(section.A, section.b, section.normal_error, section.offset_error)
     near = cell_distance(cell, center, p, None)
     return near.lower, None if near.step is None else center + near.step

@@ -42,8 +42,8 @@ class LocalLinearity:
     upper : float
         Proved.
     exact : bool
-        Whether the two agree as far as rounding allows: to 1e-9 of the value, or of the largest
-        change of the linearised margin in the ball.
+        Whether the two agree as far as rounding allows: to 1e-9 of the value, or of the size of
+        the logits' affine maps in the ball.
     status : str
         "exact", "interval", or "stopped" (by time, regions or Ctrl-C).
     witness : float64 (d,)

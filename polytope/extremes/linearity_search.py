@@ -50,11 +50,13 @@ class Departure:
         The one of the witness.
     programs : int
         Linear programs solved.
+    scale : float
+        The size of the terms that the functions are made of, in the regions taken.
     """
 
     def __init__(self, anchor: Anchor, functions: np.ndarray, area: Area, ball: Ball) -> None:
         self.anchor, self.functions, self.area, self.ball = anchor, functions, area, ball
-        self.lower, self.function, self.programs = 0.0, 0, 0
+        self.lower, self.function, self.programs, self.scale = 0.0, 0, 0, 0.0
         self.witness: np.ndarray | None = None
         assert area.inputs is not None
         self._low, self._high = (s[0].numpy() for s in (area.inputs.low, area.inputs.high))
@@ -68,13 +70,6 @@ class Departure:
         self._count = 0
         J, value, slope_error, value_error = self._affine(anchor.pieces[None])
         self._own = J[0], value[0], slope_error[0], value_error[0]
-
-    @property
-    def scale(self) -> float:
-        """The largest change of the linearised functions over the ball, in floats."""
-        slopes = self.functions @ self._own[0]
-        reach = np.maximum(np.abs(self._down), np.abs(self._up))
-        return float((np.abs(slopes) @ reach).max(initial=0.0))
 
     def offer(self, z: np.ndarray) -> None:
         """A candidate (d,), moved into the ball; exact arithmetic says what it proves."""
@@ -128,6 +123,9 @@ class Departure:
         """The programs of one region and function; offers their points."""
         a, c, error = self._departures(pieces[None])
         slope, constant, off = a[0, t], float(c[0, t]), float(error[0, t])
+        size = abs(constant) + np.abs(slope) @ np.maximum(np.abs(self._down), np.abs(self._up))
+        if size <= 4 * off and self.anchor.same(pieces, self.functions[t]):
+            return 0.0
         A, b = rows.of(pieces)
         x, radius, free = self.anchor.x[self._free], self.ball.radius, self._free
         right = b - A @ x
@@ -159,6 +157,8 @@ class Departure:
         a, c = C @ (J - own_J), (value - own_value) @ C.T
         reach = float(np.maximum(np.abs(self._down), np.abs(self._up)).max())
         unit = (C.shape[1] + 4) * UNIT
+        terms = (np.abs(J).sum(axis=2) * reach + np.abs(value)) @ size.T
+        self.scale = max(self.scale, float(terms.max(initial=0.0)))
         slopes = slope_error + own_slope + unit * (np.abs(J) + np.abs(own_J)).sum(axis=2)
         values = value_error + own_error + unit * (np.abs(value) + np.abs(own_value))
         return a, c, (slopes * reach + values) @ size.T * (1 + 1e-12)

@@ -14,6 +14,8 @@ from polytope.inputs import as_batch, as_labels
 from polytope.model import Network
 from polytope.network.exact import ExactState, exact_pieces
 from polytope.network.exact_ops import ExactArray
+from polytope.regions.domain import Domain
+from polytope.regions.exact_maps import ExactMaps
 from polytope.rows import classes_of
 
 
@@ -102,6 +104,29 @@ class Anchor:
             sum((Fraction(float(c)) * s for c, s in zip(row, steps, strict=True) if c), Fraction(0))
             for row in functions
         ]
+
+    def same(self, pieces: np.ndarray, function: np.ndarray) -> bool:
+        """Whether a function of the outputs is the same affine map under two patterns, exactly."""
+        d = len(self.x)
+        everywhere = Domain(d, None, None, np.zeros((0, d)), np.zeros(0))
+        maps = ExactMaps(self.net, everywhere)
+        depth, live = len(self.net.layers), np.flatnonzero(function)
+        rows = [
+            maps.layer(depth, own.astype(np.int64)) for own in (pieces, self.pieces)
+        ]  # fmt: skip
+        scales = [Fraction(2) ** row.exponent / row.denominator for row in rows]
+        return all(
+            sum(
+                (
+                    Fraction(float(function[i])) * int(row.integers[i, k]) * scale * sign
+                    for i in live
+                    for row, scale, sign in zip(rows, scales, (1, -1), strict=True)
+                ),
+                Fraction(0),
+            )
+            == 0
+            for k in range(d + 1)
+        )
 
     def _outputs(self, z: np.ndarray, pieces: np.ndarray | None) -> list[Fraction]:
         """Outputs at a point, by its own pieces or by given ones."""
