@@ -11,19 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
 from polytope.extremes.inside import Inside
 from polytope.extremes.maps import Jacobians
-from polytope.extremes.measures import Measure
+from polytope.extremes.measures import Measure, above
 
 #: Values nearer to the best one than this, relative to it, are compared with their rounding.
 NEAR = 1e-9
 #: Jacobians, different as floats, that are computed in exact arithmetic in the end.
 EXACT_RIVALS = 16
-#: What an underflow in rounding an entry can cost.
-TINY = float(np.finfo(np.float64).tiny)
 #: Regions of the box around a ball that are kept at most until the next clearing.
 KEPT = 2**16
 
@@ -193,8 +192,9 @@ class Best:
                 return 0, (), "safe-float"
             roots.append(self.measure.exact(J))
             rounded = np.array([[float(v) for v in row] for row in J])[None]
-            error = 2.0**-53 * np.abs(rounded).sum(axis=2) + rounded.shape[2] * TINY
-            low, high = self.measure.bounds(rounded, error * (1 + 1e-12))
+            error = [above(sum((abs(v - Fraction(float(v))) for v in row), start=Fraction(0)))
+                     for row in J]  # fmt: skip
+            low, high = self.measure.bounds(rounded, np.array(error)[None])
             lows.append(float(low[0]))
             highs.append(float(high[0]))
         if None in roots:

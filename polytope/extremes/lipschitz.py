@@ -23,6 +23,9 @@ from solvers.norms import NormLike
 if TYPE_CHECKING:
     from polytope.extremes.best import Extreme
 
+#: What underflow may add to bounds.
+UNDERFLOW = 1e-290
+
 
 def exact_lipschitz(
     net: Network,
@@ -178,7 +181,7 @@ def _result(
         pattern = ActivationPattern.from_pieces(found.pieces.astype(np.int64), net.layout)
         jacobian = Jacobians(net, Area(area.domain)).of(found.pieces[None])[0][0]
         witness = None if found.point is None else area.domain.lift(found.point)
-    narrow = upper - found.lower <= EXACT * upper
+    narrow = upper - found.lower <= EXACT * upper + UNDERFLOW
     status = "exact" if narrow else "stopped" if stopped else "interval"
     p, q = (measure.p, 1.0) if isinstance(measure, TotalNorm) else _pair(measure)
     return Lipschitz(

@@ -43,6 +43,8 @@ TIGHTENING = 0.25
 UNLIMITED = 60.0
 #: Points of the domain whose regions give a first lower end.
 SAMPLES = 256
+#: A network whose constant is proved to be below this is constant but for underflow.
+CONSTANT = 1e-250
 #: Claims above a proved upper end, or below a proved lower one, by more than this part are wrong.
 AGREES = 1e-6
 
@@ -167,7 +169,7 @@ def lipschitz_mip(
         run.sample()
         upper = max(run.lower, upper_over(net, area, measure, functions))
         claim = _Claim(run.lower, upper)
-        if net.layers and upper > 0:
+        if net.layers and upper > CONSTANT:
             claim = run.solved(functions, (exponents, total), (solver, tighten), upper)
         seconds = watch.seconds
     pattern = jacobian = None

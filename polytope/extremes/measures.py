@@ -85,6 +85,8 @@ class OperatorNorm(Measure):
     def exact(self, J: Rationals) -> Root | None:
         """Largest columns, rows or sums over signs."""
         p, q, m, d = self.p, self.q, len(J), len(J[0])
+        if not any(v for row in J for v in row):
+            return Root(Fraction(0))
         if not {p, q} <= set(RATIONAL):
             return None
         if p == 1 or d == 1:
@@ -133,7 +135,7 @@ class TotalNorm(Measure):
         elif q == math.inf:
             total = sum((max(abs(v) for v in row) for row in J), Fraction(0))
         else:
-            return None
+            return None if any(v for row in J for v in row) else Root(Fraction(0))
         return Root(total**2)
 
 
