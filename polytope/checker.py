@@ -269,6 +269,8 @@ def _witness(
 ) -> float:
     """Check the witness by an exact forward pass; its claimed distance."""
     claimed = float.fromhex(str(fields.header["upper"]))
+    if not 0 <= claimed < math.inf:
+        raise Rejected("the witness's distance is no number of at least 0")
     x, low, high = (fields.array(key, np.float64, None) for key in ("x", "low", "high"))
     point = fields.array("witness", np.float64, x.shape)
     if (point < low).any() or (point > high).any():

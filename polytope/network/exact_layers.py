@@ -242,6 +242,14 @@ class Pieces:
         """The three as floats, which they are."""
         return self.breaks.floats(), self.slopes.floats(), self.rests.floats()
 
+    @cached_property
+    def jumps(self) -> np.ndarray:
+        """Where the pieces beside a breakpoint differ there, if only by rounding: bool."""
+        slopes, rests = self.slopes.integers, self.rests
+        steep = Exact(slopes[:, 1:] - slopes[:, :-1], self.slopes.scale).each(self.breaks)
+        gap = steep.plus(Exact(rests.integers[:, 1:] - rests.integers[:, :-1], rests.scale))
+        return np.asarray(gap.integers != 0, dtype=bool)
+
 
 @dataclass(frozen=True, eq=False)
 class Windows:

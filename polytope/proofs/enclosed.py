@@ -17,8 +17,8 @@ from polytope.network.exact_layers import Exact
 
 #: The unit roundoff, with room for the rounding of the bounds themselves.
 UNIT = 2.0**-52
-#: More than all underflows of one operation.
-TINY = 1e-290
+#: More than all underflows of one operation; and more than the root of a sum of such squares.
+TINY, SQUARES = 1e-290, 1e-140
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Enclosed:
     def norms(cls, rows: np.ndarray, p: float) -> Enclosed:
         """Of each row of floats (m, d) the dual of the l_p norm, p being 1 or 2: (m,)."""
         size = np.linalg.norm(rows, ord=2 if p == 2 else np.inf, axis=1)
-        return cls(size, (rows.shape[1] + 4) * UNIT * size + TINY)
+        return cls(size, (rows.shape[1] + 4) * UNIT * size + SQUARES)
 
     @property
     def shape(self) -> tuple[int, ...]:

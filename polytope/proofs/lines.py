@@ -62,8 +62,11 @@ def piece_lines(
     count = slopes.shape[1]
     low_end = np.concatenate([np.full((len(least), 1), -np.inf), breaks], axis=1)
     high_end = np.concatenate([breaks, np.full((len(least), 1), np.inf)], axis=1)
-    # A piece that the interval only touches has a neighbour with the same value there.
-    live = (most[:, None] > low_end) & (least[:, None] < high_end)
+    # A piece is open below and closed above.  One that the interval only touches has a neighbour
+    # with the same value there, unless the unit jumps (tables are rounded).
+    touched = np.concatenate([units.jumps, np.zeros((len(least), 1), dtype=bool)], axis=1)
+    reached = (least[:, None] < high_end) | (touched & (least[:, None] == high_end))
+    live = (most[:, None] > low_end) & reached
     lone = np.flatnonzero(~live.any(axis=1))
     live[lone, (breaks[lone] <= least[lone, None]).sum(axis=1)] = True
     left, right = (np.clip(e, least[:, None], most[:, None]) for e in (low_end, high_end))
