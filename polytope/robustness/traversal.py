@@ -44,21 +44,24 @@ import numpy as np
 import torch
 
 from polytope.errors import InputError
-from polytope.model import Network
 from polytope.pattern import ActivationPattern
 from polytope.region import region_at
-from polytope.regions.domain import as_domain
 from polytope.regions.index_kernels import fill
-from polytope.regions.program import Program
 from polytope.robustness import traversal_arrays as arrays
 from polytope.robustness import traversal_kernels as kernels
 from polytope.robustness.cell import adversarial_cell, cell_distance
 from polytope.robustness.interval import Interval
-from polytope.robustness.point_program import point_program
 from polytope.robustness.query import Query
 from polytope.robustness.traversal_evidence import Traversal, packed
 from polytope.robustness.traversal_exact import ExactRegions
 from polytope.robustness.traversal_rows import judge_rows, load_rows
+from polytope.robustness.traversal_task import (
+    exact_regions,
+    free_steps,
+    new_task,
+    reach,
+    set_radius,
+)
 
 __all__ = ["Traversal", "traverse"]
 
@@ -113,34 +116,19 @@ class _Search:
     def __init__(self, query: Query, interval: Interval) -> None:
         net = query.net
         self.query, self.interval = query, interval
-        low, high = query.steps()
-        # The sides of the box as seen from the point, rounded outward.
-        self.free = np.flatnonzero(low < high)
-        self.low, self.high = (
-            np.where(side == 0, 0.0, np.nextafter(side, way))[self.free]
-            for side, way in ((low, -np.inf), (high, np.inf))
-        )
+        self.free, self.low, self.high = free_steps(query)
         self.k = len(self.free)
         self.closed = math.inf
         self.complete = False
         self.exact: ExactRegions | None = None
         if not self.k:
             return
-        program = point_program(net, query.x, self.free)
-        targets = query.targets
-        span = np.maximum(self.high, -self.low)
-        extent = np.linalg.norm(span, ord=query.p) * (1 + 1e-9)
-        self.far = float(extent) if math.isfinite(extent) else math.inf
+        self.far = reach(query, self.low, self.high)
         self.limit = FAR * (1.0 + float(np.linalg.norm(query.x, ord=query.p)))
-        self.task = arrays.Task(
-            program, net.rows, np.array([query.lead(t) for t in targets]), self.low.copy(),
-            self.high.copy(), np.stack([self.low, self.high]), query.p, _never(net, program),
-            np.repeat(
-                np.arange(len(net.layers)), [layer.units * layer.slots for layer in net.layers]
-            ).astype(np.int64),
-        )  # fmt: skip
-        self.place = arrays.new_place(net, program, query.p, len(targets))
-        self.found = arrays.new_found(ROOM, net, self.k, len(targets))
+        self.task = new_task(query, self.free, self.low, self.high)
+        targets = len(query.targets)
+        self.place = arrays.new_place(net, self.task.program, query.p, targets)
+        self.found = arrays.new_found(ROOM, net, self.k, targets)
         self._enter_start()
 
     def _radius(self) -> float:
@@ -155,17 +143,12 @@ class _Search:
         """Take the radius over into the arrays."""
         self.radius = self._radius()
         self.found.numbers[arrays.RADIUS] = self.radius
-        wide = np.nextafter(self.radius, np.inf)
-        self.task.low[:] = np.maximum(self.low, -wide)
-        self.task.high[:] = np.minimum(self.high, wide)
+        set_radius(self.task, self.radius)
 
     def _regions(self) -> ExactRegions:
         """Exact arithmetic, once it is needed."""
         if self.exact is None:
-            net, box = self.query.net, self.query.box
-            domain = as_domain(net, box)
-            x = self.query.x if domain.basis is None else self.query.x[self.free]
-            self.exact = ExactRegions(net, domain, x)
+            self.exact = exact_regions(self.query, self.free)
         return self.exact
 
     def _enter_start(self) -> None:
@@ -197,7 +180,8 @@ class _Search:
             slow = time.perf_counter() - begun > SLOW
             batch = max(1, batch // 2) if slow else min(BATCH, 2 * batch)
             found = self.found
-            interval.prove(min(float(found.numbers[arrays.LOWER]), self.closed))
+            # What is beyond the radius, though nearer than the witness, was dropped.
+            interval.prove(min(float(found.numbers[arrays.LOWER]), self.closed, self.radius))
             if reason == kernels.DONE:
                 self._finish()
                 break
@@ -333,6 +317,7 @@ class _Search:
         return Traversal(
             patterns=packed(found.patterns[:count], net.layout),
             status=found.status[:count].astype(np.int8),
+            key=found.best[:count].copy(),
             bound=found.own[:count].copy(),
             proof=found.proof[:count].copy(),
             way=way,
@@ -349,16 +334,3 @@ class _Search:
             decision_programs=figures[arrays.DECISION_PROGRAMS],
             exact_verdicts=0 if self.exact is None else self.exact.verdicts,
         )
-
-
-def _never(net: Network, program: Program) -> np.ndarray:
-    """Rows that are identically zero whatever the pieces (pruned units): bool (rows,)."""
-    never = np.zeros(net.rows, dtype=np.bool_)
-    nothing = ~(program.base.any(axis=1) | program.base_error.any(axis=1))
-    nothing &= program.start[1:] == program.start[:-1]
-    for number, layer in enumerate(net.layers):
-        if not layer.is_max:
-            first, end, _, units, slots, _, _, offset = program.layers[number].tolist()
-            breaks = program.breaks[offset : offset + units * slots].reshape(units, slots)
-            never[layer.row_slice] = (nothing[first:end, None] & (breaks == 0)).reshape(-1)
-    return never

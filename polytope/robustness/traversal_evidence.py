@@ -23,6 +23,8 @@ class Traversal:
     status : int8 (n,)
         Of each: `WAITING`, `EXPLORED`, `CLOSED` (no point of its region within the radius: by
         its weights) or `FLAT` (no inside, in exact arithmetic); see `traversal_arrays`.
+    key : float64 (n,)
+        Least distance at which a straight path can come in, of the ways that were found.
     bound : float64 (n,)
         Proved lower bound of each region's distance, -1 where none was computed.
     proof : int64 (n, 2)
@@ -50,6 +52,7 @@ class Traversal:
 
     patterns: np.ndarray
     status: np.ndarray
+    key: np.ndarray
     bound: np.ndarray
     proof: np.ndarray
     way: np.ndarray
@@ -82,3 +85,16 @@ def packed(patterns: np.ndarray, layout: PatternLayout) -> np.ndarray:
         bits.append((block & 1).astype(np.uint8).reshape(len(patterns), planes * count))
         start += count
     return np.packbits(np.concatenate(bits, axis=1), axis=1)
+
+
+def unpacked(packed: np.ndarray, layout: PatternLayout) -> np.ndarray:
+    """The inverse of `packed`: uint16 (n, units)."""
+    bits, at = np.unpackbits(packed, axis=1), 0
+    blocks = [np.zeros((len(packed), 0), np.uint16)]
+    for count, number in layout:
+        planes = max(1, (number - 1).bit_length())
+        block = bits[:, at : at + planes * count].reshape(len(packed), planes, count)
+        powers = 2 ** np.arange(planes, dtype=np.uint16)
+        blocks.append((block * powers[:, None]).sum(axis=1, dtype=np.uint16))
+        at += planes * count
+    return np.concatenate(blocks, axis=1)
