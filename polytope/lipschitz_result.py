@@ -48,6 +48,13 @@ class Lipschitz:
         Linear regions examined.
     seconds : float
         Time taken, shared evenly among the domains of a batch.
+    claimed : float
+        The value that a solver of mixed-integer programs claims: its word, not a proof; NaN
+        where none was asked.
+    jumps : bool
+        Whether a unit may jump in the domain (torch's softplus at its threshold, by 2e-9 where
+        that is the default).  The norms of J are bounded all the same, but values on the two
+        sides of a jump differ by it.
     """
 
     lower: float
@@ -63,3 +70,5 @@ class Lipschitz:
     pattern: ActivationPattern | None = field(default=None, repr=False)
     regions: int = 0
     seconds: float = 0.0
+    claimed: float = float("nan")
+    jumps: bool = False
