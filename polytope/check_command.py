@@ -7,7 +7,7 @@ import math
 import sys
 from typing import TypeVar
 
-from polytope.certificate_file import Rejected, read
+from polytope.certificate_file import plain
 from polytope.checker import MODES, check
 from polytope.options import EXIT_CODES, FAILED, OK
 from polytope.report import say
@@ -57,15 +57,11 @@ def _check(arguments: argparse.Namespace) -> int:
     if not verdict.valid:
         say(f"REJECTED: {verdict.reason}", sys.stdout)
         return FAILED
-    try:
-        header = read(arguments.certificate).header
-    except Rejected as error:
-        say(f"REJECTED: {error}", sys.stdout)
-        return FAILED
+    header = verdict.header
     how = {"rational": "in exact arithmetic", "interval": "in floats with bounds on their rounding"}
     done = f"PROVED, {how[verdict.mode]} ({verdict.leaves} leaves in {verdict.seconds:.2f} s): "
     if verdict.claim == "safe":
-        source = header.get("source") if arguments.property is None else arguments.property
+        source = arguments.property or plain(header.get("source"))
         said = "" if arguments.property else " (as it was read; compare it with --property)"
         say(f"{done}no input is unsafe by {source}{said}", sys.stdout)
         return OK
@@ -75,7 +71,8 @@ def _check(arguments: argparse.Namespace) -> int:
     if math.isinf(verdict.lower):
         say("  nowhere in the box", sys.stdout)
         return OK
-    say(f"  nearer than {verdict.lower!r} (l_{header['norm']})", sys.stdout)
+    nearer = f"nearer than {verdict.lower!r}" if verdict.lower > 0 else "nearer than 0: no claim"
+    say(f"  {nearer} (l_{header['norm']})", sys.stdout)
     if math.isfinite(verdict.upper):
         width = verdict.upper - verdict.lower
         say(

@@ -2,33 +2,38 @@
 
 **The claims.**  "robust": within distance r of x (in l_1, l_2 or l_inf) and inside the box, no
 point is adversarial: for every class t that counts, f_label > f_t.  And, with a witness w, at
-distance r' from x and inside the box f_t(w) >= f_label(w) for some t that counts.  "safe": no
+distance r' from x and inside the box f_t(w) >= f_label(w) for some t that counts.  (A radius of 0
+claims nothing.)  "safe": no
 point of the box of any part of a property has outputs with ``A y <= b``.
 
 **The proofs.**  Trees of pieces of units and of cuts of boxes, with multipliers at their leaves:
 see `polytope.proofs.trees`.
 
 **What is trusted.**  Python's integers (python-flint's where it is installed: the same products
-faster), numpy's indexing, the reader of the compiled graph, this file and `polytope.proofs`.
-Floats of the certificate are read as the exact numbers that they are.  The mode "rational" computes
-with exact numbers, and rounds outwards only what it keeps.  The mode "interval" computes with
-floats, each with a bound on its rounding, and trusts IEEE arithmetic and numpy's sums besides.
+faster), how Python turns floats into fractions and fractions into the nearest floats, numpy's
+indexing, the readers of zip, json and npy files and of the compiled graph, this file and
+`polytope.proofs`.  Floats of the certificate are read as the exact numbers that they are.  The mode
+"rational" computes with exact numbers, and rounds outwards only what it keeps.  The mode "interval"
+computes with floats, each with a bound on its rounding, and trusts IEEE arithmetic and numpy's sums
+besides.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from polytope.certificate_file import Certificate, Checked, Fields, Rejected, read
-from polytope.errors import FileProblem, InputError, PolytopeError
+from polytope.certificate_file import Certificate, Checked, Fields, Rejected, plain, read
+from polytope.errors import FileProblem, InputError
 from polytope.network.exact_layers import Exact, Layer, Map, Windows, evaluate, layers_of
 from polytope.network.ir import Graph
 from polytope.proofs.enclosed import Enclosed
@@ -38,6 +43,8 @@ from polytope.verification.property import Property, Unsafe
 from polytope.vnnlib import read_property
 
 MODES = ("rational", "interval")
+#: Coefficients of what is unsafe that are too many to be read.
+ENTRIES = 2**20
 NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
 
 
@@ -76,37 +83,65 @@ def check(
     begun = time.perf_counter()
     if mode not in MODES:
         raise InputError(f"mode: got {mode!r}, expected one of {', '.join(MODES)}")
+    _require_denormals()
     graph = _graph(model)
-    read_ = property if isinstance(property, Property | None) else read_property(property)
-    lower, upper, leaves, claim, reason = 0.0, math.inf, 0, "", ""
+    asked = property if isinstance(property, Property | None) else read_property(property)
+    found, header, reason = _Found(), {}, ""
     try:
         fields = read(_file(certificate))
-        claim = str(fields.header.get("claim"))
-        if fields.header.get("network") != graph.hash:
-            raise Rejected("the certificate is of another network")
-        if read_ is not None:
-            _covers(fields, read_)
-        layers, outputs = layers_of(graph)
-        trees: Trees[Exact] | Trees[Enclosed] = (
-            Trees(layers, outputs, Exact) if mode == "rational"
-            else Trees(layers, outputs, Enclosed)
-        )  # fmt: skip
-        if claim == "robust":
-            lower, upper, leaves = _robust(fields, graph, layers, outputs, trees)
-        elif claim == "safe":
-            leaves = _safe(fields, graph, outputs, trees)
-        else:
-            raise Rejected(f"the certificate claims something unknown ({claim})")
+        header = fields.header
+        with np.errstate(all="ignore"):  # what overflows proves nothing
+            found = _check(fields, graph, mode, asked)
     except Rejected as error:
         reason = str(error)
     except FileProblem:
         raise
-    except (PolytopeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        reason = f"it could not be read as a proof ({error})"
-    if reason:
-        lower, upper = 0.0, math.inf
-    seconds = time.perf_counter() - begun
-    return Checked(not reason, claim, lower, upper, reason, leaves, seconds, mode)
+    except Exception as error:  # whatever a hostile file makes fail
+        reason = f"it could not be read as a proof ({plain(str(error))})"
+    return Checked(
+        not reason, found.claim, found.lower, found.upper, reason, found.leaves,
+        time.perf_counter() - begun, mode, header, found.x, found.low, found.high,
+    )  # fmt: skip
+
+
+class _Found(NamedTuple):
+    """What was proved."""
+
+    claim: str = ""
+    lower: float = 0.0
+    upper: float = math.inf
+    leaves: int = 0
+    x: np.ndarray | None = None
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+def _require_denormals() -> None:
+    """Refuse a process in which the smallest floats are taken for zero, where nothing is exact."""
+    tiny = math.ldexp(1.0, -1074)
+    if tiny.as_integer_ratio()[0] != 1 or (np.array([tiny]) * 2.0**60)[0] == 0:
+        raise InputError(
+            "check: this process flushes denormal floats to zero (torch.set_flush_denormal, or a "
+            "library built with -ffast-math); check certificates in another one"
+        )
+
+
+def _check(fields: Fields, graph: Graph, mode: str, asked: Property | None) -> _Found:
+    """Check a certificate that was read."""
+    claim = fields.header.get("claim")
+    if fields.header.get("network") != graph.hash:
+        raise Rejected("the certificate is of another network")
+    if asked is not None:
+        _covers(fields, graph, asked)
+    layers, outputs = layers_of(graph)
+    trees: Trees[Exact] | Trees[Enclosed] = (
+        Trees(layers, outputs, Exact) if mode == "rational" else Trees(layers, outputs, Enclosed)
+    )
+    if claim == "robust":
+        return _robust(fields, graph, layers, outputs, trees)
+    if claim == "safe":
+        return _Found("safe", leaves=_safe(fields, graph, trees))
+    raise Rejected(f"the certificate claims something unknown ({plain(claim)})")
 
 
 def _robust(
@@ -115,8 +150,8 @@ def _robust(
     layers: list[Layer],
     outputs: Map,
     trees: Trees[Exact] | Trees[Enclosed],
-) -> tuple[float, float, int]:
-    """The proved distance, the witness's distance, and the leaves."""
+) -> _Found:
+    """Check the claim about a point."""
     header = fields.header
     p = NORMS.get(str(header.get("norm")))
     radius, label, target = (header.get(key) for key in ("radius", "label", "target"))
@@ -124,9 +159,11 @@ def _robust(
         raise Rejected("the claim lacks a norm, a radius or a label")
     if target is not None and type(target) is not int:
         raise Rejected("the target is no class")
-    size = float.fromhex(radius)
-    if not 0 <= size < math.inf:
-        raise Rejected("the radius is no number of at least 0")
+    size = abs(float.fromhex(radius))
+    if not size < math.inf:
+        raise Rejected("the radius is no number")
+    if size == 0 and header.get("upper") is None:
+        raise Rejected("it claims nothing: the radius is 0, and there is no witness")
     d = math.prod(graph.input_shape)
     x, low, high = (fields.array(key, np.float64, (d,)) for key in ("x", "low", "high"))
     around = Set.around(x, p, size, low, high)
@@ -148,21 +185,17 @@ def _robust(
             lead = Exact(_lead(outputs, label, t)[None])
             tree, multipliers = _tree(fields, str(t))
             leaves += trees.refute(root, lead, zero, tree, none, multipliers)
-    return math.inf if around.whole and math.isinf(upper) else size, upper, leaves
+    lower = math.inf if around.whole and math.isinf(upper) else size
+    return _Found("robust", lower, upper, leaves, x, low, high)
 
 
-def _safe(fields: Fields, graph: Graph, outputs: Map, trees: Trees[Exact] | Trees[Enclosed]) -> int:
+def _safe(fields: Fields, graph: Graph, trees: Trees[Exact] | Trees[Enclosed]) -> int:
     """Check each part of a property; the leaves."""
     parts, leaves = fields.header.get("parts"), 0
     if type(parts) is not int or parts < 1:
         raise Rejected("the claim has no parts")
     for k in range(parts):
-        shape = (math.prod(graph.input_shape),)
-        low, high = (fields.array(f"{key}_{k}", np.float64, shape) for key in ("from", "to"))
-        A = fields.array(f"A_{k}", np.float64, None)
-        if A.ndim != 2 or A.shape[1] != len(outputs.constant.integers):
-            raise Rejected(f"part {k} has other outputs than the network")
-        b = fields.array(f"b_{k}", np.float64, (len(A),))
+        low, high, A, b = _part(fields, k, graph)
         if (low > high).any():
             raise Rejected(f"the box of part {k} is empty")
         middle = np.clip(low / 2 + high / 2, low, high)
@@ -175,20 +208,31 @@ def _safe(fields: Fields, graph: Graph, outputs: Map, trees: Trees[Exact] | Tree
     return leaves
 
 
-def _covers(fields: Fields, read_: Property) -> None:
+def _part(
+    fields: Fields, k: int, graph: Graph
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The box (d,), (d,) of a part, and what is unsafe: A (m, outputs) and b (m,)."""
+    d, outputs = math.prod(graph.input_shape), graph.nodes[-1].size
+    low, high = (fields.array(f"{key}_{k}", np.float64, (d,)) for key in ("from", "to"))
+    A = fields.array(f"A_{k}", np.float64, None)
+    if A.ndim != 2 or A.shape[1] != outputs or A.size > ENTRIES:
+        raise Rejected(f"part {k} has other outputs than the network, or too many rows")
+    return low, high, A, fields.array(f"b_{k}", np.float64, (len(A),))
+
+
+def _covers(fields: Fields, graph: Graph, asked: Property) -> None:
     """Check that all parts of a property are among those that are claimed to be safe."""
     count = fields.header.get("parts")
     if fields.header.get("claim") != "safe" or type(count) is not int:
         raise Rejected("the certificate is not of a property")
     claimed: list[Unsafe] = []
     for k in range(count):
-        low, high, A, b = (
-            fields.array(f"{key}_{k}", np.float64, None) for key in ("from", "to", "A", "b")
-        )
+        low, high, A, b = _part(fields, k, graph)
         numbers = [tuple(Fraction(v) for v in side.tolist()) for side in (low, high, b)]
         claimed.append(Unsafe(numbers[0], numbers[1], A, numbers[2]))
-    for number, part in enumerate(read_.parts):
-        if not any(_within(part, own) for own in claimed):
+    for number, part in enumerate(asked.parts):
+        likely = claimed[number : number + 1]
+        if not any(_within(part, own) for own in itertools.chain(likely, claimed)):
             raise Rejected(f"part {number} of the property is none that the certificate is about")
 
 
@@ -268,7 +312,8 @@ def _witness(
     layers: list[Layer], outputs: Map, fields: Fields, p: float, label: int, targets: Sequence[int]
 ) -> float:
     """Check the witness by an exact forward pass; its claimed distance."""
-    claimed = float.fromhex(str(fields.header["upper"]))
+    upper = fields.header["upper"]
+    claimed = float.fromhex(upper) if isinstance(upper, str) else math.nan
     if not 0 <= claimed < math.inf:
         raise Rejected("the witness's distance is no number of at least 0")
     x, low, high = (fields.array(key, np.float64, None) for key in ("x", "low", "high"))

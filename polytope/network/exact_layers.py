@@ -169,7 +169,7 @@ def _divide(numerator: int, denominator: int) -> float:
     try:
         return numerator / denominator
     except OverflowError:
-        return math.copysign(math.inf, numerator)
+        return math.inf if numerator > 0 else -math.inf
 
 
 def floor(value: Fraction) -> float:
@@ -337,6 +337,11 @@ def _linear(graph: Graph, node: Node, given: Sequence[Map]) -> Map:
             x = x.scaled(scale.integers, scale.scale)
         shift = None if op.shift is None else tables[op.shift]
         return _shifted(x, None if shift is None else np.broadcast_to(shift, node.shape))
+    if graph.nodes[node.inputs[0]].size * node.size > LARGEST:  # before its matrix is written out
+        raise InputError(
+            f"the network is too large for exact maps ({graph.nodes[node.inputs[0]].size} by "
+            f"{node.size} values)"
+        )
     if isinstance(op, Linear):
         weight = tables[op.weight]
         matrix = np.kron(np.eye(size // weight.shape[1]), weight) if (
@@ -354,8 +359,6 @@ def _linear(graph: Graph, node: Node, given: Sequence[Map]) -> Map:
 
 def _product(matrix: Exact, x: Map) -> Map:
     """A matrix times affine functions."""
-    if matrix.integers.size > LARGEST:
-        raise InputError("the network is too large for exact maps")
     parts = {k: matrix.times(part) for k, part in x.parts.items()}
     constant = matrix.times(Exact(x.constant.integers[:, None], x.constant.scale))
     return Map(parts, Exact(constant.integers[:, 0], constant.scale))

@@ -83,7 +83,7 @@ class Set:
         parts = []
         for side, sign in ((self.high, 1), (self.low, -1)):
             room = side.part(one).plus(step.minus()).integers[0] * sign
-            if self.p != math.inf or room < 0:
+            if self.p != math.inf or room <= 0:
                 raise Rejected("a box is cut where it cannot be")
             here = np.arange(len(side.integers)) == coordinate
             parts.append(Exact(np.where(here, step.integers, 0), step.scale).chosen(here, side))

@@ -252,7 +252,8 @@ class Trees(Generic[N]):
         if not (multipliers >= 0).all():
             raise Rejected("a multiplier is negative")
         stack, waiting, count, used, cut = [root], _Batch(root), 0, 0, 0
-        for code, argument in tree.tolist():
+        for row in tree:
+            code, argument = int(row[0]), int(row[1])
             if not stack:
                 raise Rejected("a tree goes on after its end")
             node = stack.pop()
@@ -264,7 +265,7 @@ class Trees(Generic[N]):
                 if CUT - code >= node.around.x.shape[0] or cut >= len(cuts):
                     raise Rejected("a tree cuts a coordinate that does not exist")
                 parts = node.around.cut(CUT - code, float(cuts[cut]))
-                stack += [replace(node, around=part, fresh=0) for part in reversed(parts)]
+                stack += [replace(node, around=part, lines=[], fresh=0) for part in reversed(parts)]
                 cut += 1
             else:
                 own = multipliers[used : used + argument]
@@ -273,7 +274,8 @@ class Trees(Generic[N]):
                     raise Rejected("a leaf lacks multipliers")
                 if node.empty:
                     continue
-                if node.lines is not waiting.node.lines or len(waiting.leaves) == TOGETHER:
+                together = node.lines is waiting.node.lines and node.around is waiting.node.around
+                if not together or len(waiting.leaves) == TOGETHER:
                     self._refute_leaves(A, b, waiting)
                     waiting = _Batch(node)
                 waiting.leaves.append(Leaf(node.fixed, self._inequalities(node.fixed), own))
@@ -288,6 +290,10 @@ class Trees(Generic[N]):
             raise Rejected("a tree branches on a unit that is fixed, or does not exist")
         number = int(np.searchsorted(self.first, unit, side="right")) - 1
         own, live = [k for k in range(bits.bit_length()) if bits >> k & 1], set()
+        units = self.layers[number].units
+        count = (units.index if isinstance(units, Windows) else units.floats[1]).shape[1]
+        if bits >> count:
+            raise Rejected("a branch has a piece that its unit does not have")
         if not node.empty:
             reached = node.lines[number].live[unit - self.first[number]]
             live = set(np.flatnonzero(reached).tolist())
@@ -295,10 +301,13 @@ class Trees(Generic[N]):
             raise Rejected("a branch lacks a piece that its unit can take")
         children = []
         for piece in own:
+            if piece not in live:
+                children.append(replace(node, empty=True))
+                continue
             fixed = node.fixed.copy()
             fixed[unit] = piece
             fresh = node.fresh if node.kept else number + 1
-            children.append(replace(node, fixed=fixed, fresh=fresh, empty=piece not in live))
+            children.append(replace(node, fixed=fixed, fresh=fresh))
         return children
 
     def _inequalities(self, fixed: np.ndarray) -> list[Inequality]:

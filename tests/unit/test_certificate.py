@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import zipfile
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -318,7 +317,8 @@ def test_products_without_flint(small, monkeypatch: pytest.MonkeyPatch) -> None:
     with_flint = pt.check(certificate, net)
     monkeypatch.setattr(exact_layers, "FLINT", None)
     without = pt.check(certificate, net)
-    assert replace(without, seconds=0.0) == replace(with_flint, seconds=0.0)
+    for name in ("valid", "lower", "upper", "reason", "leaves", "mode"):
+        assert getattr(without, name) == getattr(with_flint, name)
 
 
 def test_the_command(small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
