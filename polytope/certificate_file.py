@@ -130,7 +130,7 @@ def _content(file: zipfile.ZipFile, name: str, most: int) -> bytes:
     if item.compress_type not in PACKINGS:
         raise Rejected(f"the certificate is packed in a way that it may not be ({name})")
     with file.open(item) as stream:
-        content = stream.read(most + 1)
+        content = stream.read(min(item.file_size, most) + 1)
     if len(content) > most:
         raise Rejected("the certificate unpacks to more than it may")
     return content
