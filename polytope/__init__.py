@@ -39,6 +39,7 @@ from polytope.extremes.linearity import LocalLinearity, local_linearity  # noqa:
 from polytope.extremes.lipschitz import exact_lipschitz  # noqa: E402
 from polytope.extremes.lipschitz_mip import LipschitzClaim, lipschitz_mip  # noqa: E402
 from polytope.graph import RegionGraph  # noqa: E402
+from polytope.lipschitz_result import Lipschitz  # noqa: E402
 from polytope.margins import (  # noqa: E402
     count_complete_regions,
     directional_margin,
@@ -53,6 +54,14 @@ from polytope.robustness.compare import CrossCheck, cross_check  # noqa: E402
 from polytope.robustness.minimal import minimal_perturbation  # noqa: E402
 from polytope.robustness.perturbation import Perturbation, Perturbations  # noqa: E402
 from polytope.robustness.theorem import certify  # noqa: E402
+from polytope.sensitivity.jacobian import JacobianBounds, jacobian_bounds  # noqa: E402
+from polytope.sensitivity.lipschitz import lipschitz  # noqa: E402
+from polytope.sensitivity.preactivations import (  # noqa: E402
+    PreactivationBounds,
+    preactivation_bounds,
+)
+from polytope.sensitivity.radius import CertifiedRadii, certified_radius  # noqa: E402
+from polytope.sensitivity.stationary import StationaryRadii, stationary_radius  # noqa: E402
 from polytope.sets import Ball, Box, HPolytope  # noqa: E402
 from polytope.slices import Slice  # noqa: E402
 from polytope.verification.result import Verification  # noqa: E402
@@ -64,22 +73,28 @@ __all__ = [
     "BoundaryDistance",
     "Box",
     "Certificates",
+    "CertifiedRadii",
     "Checked",
     "CrossCheck",
     "DecisionDistance",
     "GradientDistortion",
     "HPolytope",
+    "JacobianBounds",
+    "Lipschitz",
     "LipschitzClaim",
     "LocalLinearity",
     "Network",
     "Perturbation",
     "Perturbations",
     "PolytopeError",
+    "PreactivationBounds",
     "Region",
     "RegionGraph",
     "Slice",
+    "StationaryRadii",
     "Verification",
     "boundary_distance",
+    "certified_radius",
     "certify",
     "check",
     "compile",
@@ -89,13 +104,17 @@ __all__ = [
     "directional_margin",
     "exact_lipschitz",
     "gradient_distortion",
+    "jacobian_bounds",
+    "lipschitz",
     "lipschitz_mip",
     "load",
     "local_linearity",
     "minimal_perturbation",
     "plot_regions",
+    "preactivation_bounds",
     "region_graph",
     "resume",
     "stability_intervals",
+    "stationary_radius",
     "verify",
 ]

@@ -270,6 +270,11 @@ def _best_signs(matrices: np.ndarray, q: float, nonnegative: bool) -> tuple[np.n
     return best, _signs(at, d)
 
 
+def sign_vectors(size: int) -> np.ndarray:
+    """All vectors of signs up to a common one: float64 (2^(size - 1), size)."""
+    return _signs(np.arange(2 ** (size - 1)), size)
+
+
 def _signs(codes: np.ndarray, size: int) -> np.ndarray:
     """Sign vectors of numbers: bit i set is -1 at i; the last sign is +1."""
     bits = (codes[:, None] >> np.arange(size)) & 1

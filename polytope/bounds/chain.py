@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from polytope.bounds.chain_kernels import pass_units
 from polytope.bounds.payment import Payment
 
 #: Multiplications per function below which tensors over all functions at once are faster.
@@ -118,6 +117,8 @@ def _follow(
     total: np.ndarray, size: np.ndarray,
 ) -> None:  # fmt: skip
     """Tangents of one function and of its negative from the first layer of units on."""
+    from polytope.bounds.chain_kernels import pass_units  # compiled: only when it is wanted
+
     count = total.shape[1]
     for k, link in enumerate(links):
         alive = link.alive[sample][function]

@@ -49,6 +49,13 @@ def encoded(
     deadline : float
         Of `time.perf_counter`; beyond it the bounds stay as they are.
     """
+    return tightened(query, bounds, radius, tighten, deadline)[0]
+
+
+def tightened(
+    query: Query, bounds: LayerBounds, radius: float, tighten: Tighten, deadline: float
+) -> tuple[Encoder, LayerBounds]:
+    """The same, and the bounds that were reached."""
     net = query.net
     low, high = query.steps(radius)
     encoder = Encoder(net, query.x, low, high, query.p, radius)
@@ -61,7 +68,17 @@ def encoded(
             if found is not None:
                 bounds = _again(query, bounds, number, found, sizes)
         encoder.add(number, _known(bounds, number))
-    return encoder
+    return encoder, bounds
+
+
+def tightened_outputs(
+    encoder: Encoder, low: np.ndarray, high: np.ndarray, deadline: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the outputs by linear programs over a whole encoding, met with known ones."""
+    low, high = low.copy(), high.copy()
+    forms = encoder.reads(len(encoder.net.layers))
+    _linear(encoder, forms, np.arange(len(low)), low, high, deadline)
+    return low, high
 
 
 def _known(bounds: LayerBounds, number: int) -> LayerPieces:

@@ -14,9 +14,9 @@ from polytope.bounds.inputs import InputSet
 from polytope.bounds.layers import MEMORY, layer_bounds
 from polytope.bounds.recurjac import Backward
 from polytope.bounds.recurjac_forward import forward_jacobian
-from polytope.domains import DomainBatch, Domains, as_domains
 from polytope.errors import InputError
 from polytope.network.engine import Engine
+from polytope.sensitivity.domains import DomainBatch, Domains, as_domains
 from polytope.sets import BoxLike
 
 JacobianMethod = Literal["recurjac", "recurjac-f0", "recurjac-f1", "fastlip"]
@@ -131,7 +131,8 @@ def jacobian_bounds(
             jumps.append(found[1])
     low = torch.cat([v.low for v in parts]).cpu().numpy()
     high = torch.cat([v.high for v in parts]).cpu().numpy()
-    low, high = nested(batch, low, high)
+    if len(rows) == 1:  # the same functions for all sets
+        low, high = nested(batch, low, high)
     at = torch.cat(jumps).cpu().numpy()
     if batch.alone:
         low, high, at = low[0], high[0], at[0]
@@ -174,10 +175,15 @@ def as_functions(
     return torch.tensor(values.reshape(-1, *values.shape[-2:])).to(device)
 
 
-def blocks(net: Engine, samples: int, functions: int, memory: int) -> list[slice]:
-    """Slices of the samples whose payments fit into the memory."""
+def block_rows(net: Engine, functions: int, memory: int) -> int:
+    """How many samples' payments fit into the memory."""
     cells = sum(node.size for node in net.graph.nodes)
-    step = max(1, memory // (8 * 24 * max(1, functions) * cells))
+    return max(1, memory // (8 * 24 * max(1, functions) * cells))
+
+
+def blocks(net: Engine, samples: int, functions: int, memory: int) -> list[slice]:
+    """Slices of the samples that fit into the memory."""
+    step = block_rows(net, functions, memory)
     return [slice(i, i + step) for i in range(0, samples, step)]
 
 

@@ -10,34 +10,29 @@ from typing import Literal, get_args, overload
 import numpy as np
 import torch
 
-from polytope.bounds.derivatives import derivatives, has_jumps
-from polytope.bounds.inputs import InputSet
+from polytope.bounds.derivatives import has_jumps
 from polytope.bounds.layers import MEMORY, layer_bounds
-from polytope.bounds.recurjac import Backward
-from polytope.domains import Domain, DomainBatch, Domains, as_domains
 from polytope.errors import InputError
 from polytope.extremes.lipschitz import as_functional, exact_lipschitz
 from polytope.extremes.lipschitz_mip import lipschitz_mip
 from polytope.inputs import positive_int
-from polytope.jacobian_bounds import JacobianMethod, as_functions, blocks, bounds_over, nested
 from polytope.lipschitz_result import EXACT, Lipschitz
-from polytope.lipschitz_samples import Stretched, sampled_lower
 from polytope.model import Network
-from polytope.norm_product import norm_product
-from polytope.operator_norms import (
-    UNIT,
-    norm_pair,
-    operator_norm_bounds,
-    require_computable,
-    vector_norms,
-)
+from polytope.operator_norms import norm_pair, require_computable, sign_vectors
 from polytope.pattern import ActivationPattern
+from polytope.sensitivity.domains import Domain, DomainBatch, Domains, as_domains
+from polytope.sensitivity.jacobian import JacobianMethod, as_functions, blocks, nested
+from polytope.sensitivity.norms import norms_above, norms_over, size_norm
+from polytope.sensitivity.product import norm_product
+from polytope.sensitivity.samples import Stretched, sampled_lower
 from polytope.sets import Ball, Box, BoxLike
 from solvers.norms import NormLike
 
 LipschitzMethod = Literal[
     "norm-product", "fastlip", "recurjac", "recurjac-f0", "recurjac-f1", "sampled", "exact", "mip"
 ]
+#: Outputs whose signed sums are bounded one by one for q = 1.
+SIGNED = 6
 #: Methods that search the linear regions and can be limited.
 SEARCHES = ("exact", "mip")
 
@@ -90,7 +85,8 @@ def lipschitz(
         "fastlip", "recurjac", "recurjac-f0", "recurjac-f1": the norm of the largest absolute
         values of elementwise bounds (`jacobian_bounds`), for p = 1, q = inf, p = q = 2, q = 1, or
         p = inf; "recurjac" with p = inf sums the entries of known sign before bounding them
-        (section 3.4 of the paper).  On networks with maxima they are met with "norm-product".
+        (section 3.4 of the paper); for q = 1 and few outputs every sum ``+-f_1 +- f_2 ...`` is
+        bounded by itself.  On networks with maxima they are met with "norm-product".
         "sampled": a lower bound only, at sampled points (any p, q).
         "exact": the maximum over all linear regions (`polytope.extremes.exact_lipschitz`).
         "mip": the same by a mixed-integer program, for norms in {1, inf}; its interval is what is
@@ -196,60 +192,27 @@ def _upper(
             for own in blocks(net, len(batch), 1, memory)
         ]
         return np.full(len(batch), product), torch.cat(jumps).numpy()
+    kind: JacobianMethod = method  # type: ignore[assignment]
     found = [
-        norms_over(net, batch.take(own), rows, pair, method, memory)
+        norms_over(net, batch.take(own), rows, pair[0], kind, memory)
         for own in blocks(net, len(batch), rows.shape[1], memory)
     ]
-    low, high, norm, jumps_at = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    low, high, sums, jumps_at = (np.concatenate(parts) for parts in zip(*found, strict=True))
     low, high = nested(batch, low, high)
     upper = size_norm(np.maximum(np.abs(low), np.abs(high)), pair)
-    upper = np.fmin(np.fmin(upper, norm), product)
+    if pair[0] == math.inf:
+        upper = np.fmin(upper, norms_above(sums, pair[1]))
+    if pair[1] == 1 and 1 < rows.shape[1] <= SIGNED:
+        signed = torch.as_tensor(sign_vectors(rows.shape[1])) @ rows
+        each = [
+            norms_over(net, batch.take(own), signed, pair[0], kind, memory)[2].max(axis=1)
+            for own in blocks(net, len(batch), signed.shape[1], memory)
+        ]
+        upper = np.fmin(upper, np.concatenate(each))
+    upper = np.fmin(upper, product)
     for chain in batch.order:
         upper[chain] = np.minimum.accumulate(upper[chain])
     return upper, jumps_at
-
-
-def norms_over(
-    net: Network, inputs: InputSet, rows: torch.Tensor, pair: tuple[float, float], method: str,
-    memory: int = MEMORY,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Bounds of the Jacobian over n sets, and of its norm where signs were used.
-
-    Returns
-    -------
-    low, high : float64 (n, m, d)
-    norm : float64 (n,)
-        By the improvement for p = inf; inf elsewhere.
-    jumps : bool (n,)
-    """
-    if method != "recurjac" or pair[0] != math.inf:
-        kind: JacobianMethod = method  # type: ignore[assignment]
-        found, at = bounds_over(net, inputs, rows, kind, memory)
-        none = np.full(len(inputs), np.inf)
-        return found.low.numpy(), found.high.numpy(), none, at.numpy()
-    bounds = layer_bounds(net, inputs, memory=memory)
-    recursion = Backward(net, derivatives(bounds), rows, memory)
-    found = recursion.jacobian()
-    steps = (found.low > 0).to(found.low.dtype) - (found.high < 0).to(found.low.dtype)
-    rest = torch.where(steps == 0, found.size, torch.zeros_like(found.size)).numpy()
-    sums = rest.sum(axis=2) * (1 + 2 * rest.shape[2] * UNIT)
-    sums = (sums + recursion.along(steps).numpy()) * (1 + 4 * UNIT)
-    norm = vector_norms(np.maximum(sums, 0.0), pair[1], axis=1)
-    norm = norm * (1 + 64 * (sums.shape[1] + 64 * _powers(pair[1])) * UNIT)
-    shape = (len(inputs), *found.low.shape[1:])
-    low, high = (v.expand(shape).numpy() for v in (found.low, found.high))
-    return low, high, np.broadcast_to(norm, (len(inputs),)), has_jumps(bounds).numpy()
-
-
-def size_norm(size: np.ndarray, pair: tuple[float, float]) -> np.ndarray:
-    """Upper bounds of the norms of matrices of absolute values; inf where one is infinite."""
-    finite = np.isfinite(size).all(axis=(1, 2))
-    safe = np.where(finite[:, None, None], size, 0.0)
-    return np.where(finite, operator_norm_bounds(safe, *pair)[1], np.inf)
-
-
-def _powers(q: float) -> int:
-    return 0 if q in (1.0, 2.0, math.inf) else math.ceil(q)
 
 
 def _result(

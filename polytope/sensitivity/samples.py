@@ -17,9 +17,9 @@ from polytope.bounds.derivatives import derivatives
 from polytope.bounds.inputs import InputSet
 from polytope.bounds.layers import MEMORY, layer_bounds
 from polytope.bounds.recurjac import Backward
-from polytope.domains import sample_points
 from polytope.network.engine import Engine
 from polytope.operator_norms import UNIT, computable, norm_and_step, steepest, vector_norms
+from polytope.sensitivity.domains import sample_points
 from solvers.norms import dual_exponent
 
 #: Steps of the power method where a norm is NP-hard; any step is a lower bound.

@@ -66,7 +66,7 @@ def test_same_bounds_as_the_loops(
     net, W = network(widths, kind, seed=len(widths))
     rng = np.random.default_rng(0)
     centers = torch.tensor(rng.normal(size=(3, widths[0])))
-    X = InputSet.from_ball(centers, torch.full((3,), radius).double(), math.inf)
+    X = InputSet.from_ball(centers, torch.full((3,), radius, dtype=torch.float64), math.inf)
     bounds = layer_bounds(net, X)
     units = derivatives(bounds)
     eye = torch.eye(widths[-1]).double()[None]
@@ -101,7 +101,9 @@ def same(found: Interval, sample: int, low: np.ndarray, high: np.ndarray) -> Non
 def test_the_recursion_is_much_tighter_than_intervals(kind: str) -> None:
     """On six layers and a small ball: not the same numbers by accident."""
     net, _ = network((4, 12, 12, 12, 12, 2), kind, seed=1)
-    X = InputSet.from_ball(torch.zeros(1, 4).double(), torch.tensor([0.1]).double(), math.inf)
+    X = InputSet.from_ball(
+        torch.zeros(1, 4).double(), torch.tensor([0.1], dtype=torch.float64), math.inf
+    )
     units = derivatives(layer_bounds(net, X))
     eye = torch.eye(2).double()[None]
     recursion, plain = Backward(net, units, eye).jacobian(), fastlip(net, units, eye)

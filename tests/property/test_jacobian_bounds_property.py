@@ -11,13 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import polytope as pt
-from polytope.domains import as_domains, sample_points
-from polytope.jacobian_bounds import JacobianBounds, jacobian_bounds
-from polytope.lipschitz import lipschitz
-from polytope.lipschitz_samples import jacobians
 from polytope.network.build import GraphBuilder
 from polytope.network.ir import Graph
 from polytope.network.source import Imported
+from polytope.sensitivity.domains import as_domains, sample_points
+from polytope.sensitivity.jacobian import JacobianBounds, jacobian_bounds
+from polytope.sensitivity.lipschitz import lipschitz
+from polytope.sensitivity.samples import jacobians
 from tests.oracle.random_graphs import KINDS, VARIANTS, random_graph, random_point
 from tests.oracle.rational import affine_exact, pieces_exact
 
