@@ -24,6 +24,7 @@ from polytope.inputs import (
     to_like,
 )
 from polytope.jacobians import DEFAULT_MEMORY, Method
+from polytope.nearest import Project, nearest_in_box
 from polytope.network.engine import Constants, Engine
 from polytope.rows import classes_of, row_normals
 from polytope.sets import Box, BoxLike, as_box
@@ -31,9 +32,6 @@ from solvers.norms import NormLike, dual_exponent
 from solvers.projection import project_to_hyperplane
 
 ArrayLike = np.ndarray | torch.Tensor
-
-#: Projections made for a point before the unboxed distances are looked at again.
-FIRST_BLOCK = 4
 
 
 @dataclass(frozen=True)
@@ -146,9 +144,8 @@ def boundary_distance(
             found, where = _smallest(free, count)
         else:
             with torch.no_grad():
-                found, where, made = _nearest_in_box(
-                    net, part, planes, free, limits, exponent, count, memory
-                )
+                project = _projector(net, part, planes, limits, exponent, live, memory)
+                found, where, made = nearest_in_box(free, count, project)
             solved += made
             if live is not None:
                 found = _again(net, part, planes, found, where, limits, exponent, live, memory)
@@ -299,54 +296,26 @@ def _smallest(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Ten
     return found.values, found.indices
 
 
-def _nearest_in_box(
+def _projector(
     net: Engine,
     x: torch.Tensor,
     planes: Hyperplanes,
-    free: torch.Tensor,
     box: Box,
     p: float,
-    count: int,
+    constants: Constants | None,
     memory: int,
-) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """The `count` nearest rows inside the box, by MMR's sorted early stop."""
-    batch, total = free.shape
-    best = free.new_full((batch, max(count, 1)), torch.inf)
-    where = torch.zeros((batch, max(count, 1)), dtype=torch.int64, device=x.device)
-    if total == 0:
-        return best, where, 0
-    ordered, order = free.sort(dim=1)
-    open_rows = torch.arange(batch, device=x.device)
-    position, block, made = 0, max(FIRST_BLOCK, count), 0
-    while len(open_rows) and position < total:
-        end = min(position + block, total)
-        needed = ordered[open_rows, position:end] < best[open_rows, -1:]
-        pick, column = needed.nonzero(as_tuple=True)
-        samples, rows = open_rows[pick], order[open_rows[pick], position + column]
+) -> Project:
+    """Distances inside the box of pairs of a point and a row, without a graph."""
+    fixed = None if constants is None else {k: v.detach() for k, v in constants.items()}
+
+    def project(samples: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         distance, _ = project_rows(
-            net,
-            x,
-            planes.pieces,
-            planes.classes,
-            samples,
-            rows,
-            planes.residual[samples, rows],
-            box,
-            p,
-            memory=memory,
-        )
-        made += len(rows)
-        table = free.new_full((len(open_rows), end - position), torch.inf)
-        table[pick, column] = distance
-        joined = torch.cat([best[open_rows], table], 1)
-        names = torch.cat([where[open_rows], order[open_rows, position:end]], 1)
-        kept = joined.topk(best.shape[1], dim=1, largest=False)
-        best[open_rows] = kept.values
-        where[open_rows] = names.gather(1, kept.indices)
-        position, block = end, 2 * block
-        if position < total:
-            open_rows = open_rows[ordered[open_rows, position] < best[open_rows, -1]]
-    return best, where, made
+            net, x, planes.pieces, planes.classes, samples, rows,
+            planes.residual[samples, rows], box, p, memory=memory, constants=fixed,
+        )  # fmt: skip
+        return distance.detach()
+
+    return project
 
 
 def _again(

@@ -501,6 +501,20 @@ def test_live_and_unreachable_rows_stay_infinite() -> None:
     assert model[0].bias.grad.tolist() == [-1.0, 0.0]
 
 
+@norms
+def test_live_distances_in_a_box_follow_the_weights(p: float) -> None:
+    """Rows are chosen by the weights as they are, not as they were when compiled."""
+    net, model = trainable("conv")
+    X = torch.tensor(np.random.default_rng(5).uniform(-1, 1, (6, *net.input_shape)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, dtype=torch.float64))
+    found = boundary_distance(net, X, p, (-1, 1), k=3, constants=net.live())
+    again = boundary_distance(compile(model, net.input_shape), X, p, (-1, 1), k=3)
+    torch.testing.assert_close(found.nearest.detach(), again.nearest)
+    assert (found.unit == again.unit).all()
+
+
 def test_float32_module_with_live_constants() -> None:
     """Live constants are in the module's dtype; the work is in the dtype asked for."""
     torch.manual_seed(0)
