@@ -112,8 +112,9 @@ def chunk_rows(net: Engine, directions: int, itemsize: int, memory: int) -> int:
 
 def _axes(net: Engine, x: torch.Tensor, columns: slice | None) -> torch.Tensor:
     """The unit vectors of the chosen input coordinates: (columns, input size)."""
-    axes = torch.eye(net.input_size, dtype=x.dtype, device=x.device)
-    return axes if columns is None else axes[columns]
+    chosen = torch.arange(net.input_size, device=x.device)[columns or slice(None)]
+    axes = torch.zeros(len(chosen), net.input_size, dtype=x.dtype, device=x.device)
+    return axes.scatter_(1, chosen.unsqueeze(1), 1.0)
 
 
 def _dynamic(

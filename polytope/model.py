@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +107,11 @@ class Network(Engine):
         sample = next(iter(current.values()), torch.zeros((), dtype=torch.float64))
         fixed = self.constants(sample.dtype, sample.device)
         return {**fixed, **current}
+
+    @property
+    def source_constants(self) -> Callable[[], Mapping[str, torch.Tensor]] | None:
+        """What `live` calls: None if the network was not compiled from a module's parameters."""
+        return self._source.live
 
     def region(self, x: object, pattern: ActivationPattern | None = None) -> Region:
         """The linear region of one point as halfspaces (see `polytope.region.Region`).

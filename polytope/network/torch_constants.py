@@ -62,26 +62,33 @@ def with_values(arguments: Any, value_of: Callable[[Constant], torch.Tensor]) ->
 
 
 class CurrentValues:
-    """Values of constants, in float64, from the current parameters of a module.
+    """Values of constants from the current parameters of a module.
 
     Parameters
     ----------
     tensors : mapping
-        The module's parameters and buffers by name.
+        The module's parameters and buffers by name; read when a constant is first asked for.
     device : torch.device
         Where to compute.
+    dtype : torch.dtype
+        What to compute in; a parameter that has it already is taken as it is.
     """
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        device: torch.device,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
         self._tensors = tensors
-        self._device = device
+        self._device, self._dtype = device, dtype
         self._memo: dict[Constant, torch.Tensor] = {}
 
     def __call__(self, constant: Constant) -> torch.Tensor:
         """The constant's value, computed once."""
         if constant not in self._memo:
             value = self._compute(constant).to(self._device)
-            self._memo[constant] = value.double() if value.is_floating_point() else value
+            self._memo[constant] = value.to(self._dtype) if value.is_floating_point() else value
         return self._memo[constant]
 
     def _compute(self, constant: Constant) -> torch.Tensor:
