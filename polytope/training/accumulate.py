@@ -8,14 +8,14 @@ which `backward` scales.  It costs what `backward` would have cost: nothing is c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
 #: Makes the terms from the constants and further tensors: leaves, whose gradients are wanted.
-Terms = Callable[[Mapping[str, torch.Tensor], tuple[torch.Tensor, ...]], Iterator[torch.Tensor]]
+Terms = Callable[[Mapping[str, torch.Tensor], Sequence[torch.Tensor]], Iterator[torch.Tensor]]
 
 
 def accumulated(

@@ -20,7 +20,7 @@ from polytope.errors import InputError, PolytopeError, UnsupportedOperation
 from polytope.model import Network, compile
 from polytope.network.engine import Engine
 from polytope.network.from_torch import LiveConstants
-from polytope.network.ir import Affine, Piecewise
+from polytope.network.ir import Affine, Conv, Linear, Piecewise
 from polytope.network.torch_constants import Constant, CurrentValues, constants_in
 from polytope.network.torch_module import dtype_and_device, tensors_of
 
@@ -194,20 +194,25 @@ def _is_relu(net: Engine, op: Piecewise) -> bool:
 def _normalisations(
     model: nn.Module, net: Engine, sources: Mapping[str, Constant]
 ) -> Iterator[tuple[int, str]]:
-    """The nodes that subtract a BatchNorm's mean: number and the layer's name."""
+    """The nodes that subtract a BatchNorm's mean and nothing else: number and layer's name."""
     names = {
         name
         for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, _BatchNorm)
     }
     for number, node in enumerate(net.graph.nodes):
-        if not isinstance(node.op, Affine) or node.op.shift is None or node.op.scale is not None:
+        op = node.op
+        if isinstance(op, Affine):
+            key = None if op.scale is not None else op.shift
+        elif isinstance(op, Linear | Conv):
+            key = op.bias
+        else:
             continue
-        source = sources.get(node.op.shift.removesuffix("[0]"))
-        for leaf in _leaves(source) if source is not None else ():
-            name, _, tensor = leaf.rpartition(".")
-            if tensor == "running_mean" and name in names:
-                yield number, name
+        source = None if key is None else sources.get(key.removesuffix("[0]"))
+        leaves = [] if source is None else list(_leaves(source))
+        name, _, tensor = leaves[0].rpartition(".") if len(leaves) == 1 else ("", "", "")
+        if tensor == "running_mean" and name in names:
+            yield number, name
 
 
 def _leaves(constant: Constant) -> Iterator[str]:
@@ -248,7 +253,13 @@ def require_statistics(captured: Captured, mode: BatchNormMode, what: str) -> fr
             f"is in evaluation, or put the layer in evaluation mode ({len(training)} in all)"
         )
     used = list(captured.normalised.values())
+    read = {leaf for source in captured.sources.values() for leaf in _leaves(source)}
     for name in training:
+        if not used.count(name) and f"{name}.running_mean" in read:
+            raise UnsupportedOperation(
+                f"{what}: the statistics of BatchNorm {name!r} are used outside the layer, so the "
+                "batch's cannot stand for them; use batch_norm='running'"
+            )
         if used.count(name) > 1:
             raise UnsupportedOperation(
                 f"{what}: BatchNorm {name!r} is called {used.count(name)} times in one pass, each "

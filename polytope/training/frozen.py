@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from polytope.bounds.linear_nodes import constant_part
 from polytope.bounds.linear_nodes import pull as pull_linear
 from polytope.errors import InputError
 from polytope.network.engine import (
@@ -25,7 +26,7 @@ from polytope.network.engine import (
     slopes_of,
     winning_positions,
 )
-from polytope.network.ir import Layer, Linear, Max, Piecewise
+from polytope.network.ir import Affine, Layer, Linear, Max, Node, Piecewise
 from polytope.rows import as_logits
 from polytope.training.captured import Captured, Live
 
@@ -129,8 +130,9 @@ def freeze(captured: Captured, x: torch.Tensor, own: frozenset[str], what: str) 
         else:
             name = captured.normalised.get(number)
             if name in own:
-                _normalise(c, name, args[0], what)
-            values[number] = apply(node, args, c)
+                values[number] = _centred(node, name, args, c, what)
+            else:
+                values[number] = apply(node, args, c)
         for source in node.inputs:
             if graph.last_use[source] <= number:
                 values.pop(source, None)
@@ -175,11 +177,14 @@ def _through(
     return winner.reshape(len(z), *node.shape), row, row.detach() != 0
 
 
-def _normalise(c: Live, name: str, z: torch.Tensor, what: str) -> None:
-    """Let a BatchNorm's constants be made from the statistics of this batch."""
+def _centred(node: Node, name: str, args: list[torch.Tensor], c: Live, what: str) -> torch.Tensor:
+    """A node that subtracts a BatchNorm's mean, with the statistics of this batch.
+
+    The layer's other constants are made from them when they are asked for.
+    """
+    z = args[0] if isinstance(node.op, Affine) else apply(node, args, c, bias=False)
     axes = [0, *range(2, z.ndim)]
-    count = z.numel() // z.shape[1]
-    if count < 2:
+    if z.numel() // z.shape[1] < 2:
         raise InputError(
             f"{what}: BatchNorm {name!r} in training mode needs more than one value per channel, "
             f"got a batch of {len(z)}; give more points, or use batch_norm='running'"
@@ -187,6 +192,9 @@ def _normalise(c: Live, name: str, z: torch.Tensor, what: str) -> None:
     variance, mean = torch.var_mean(z, axes, correction=0)
     c.put(f"{name}.running_mean", mean)
     c.put(f"{name}.running_var", variance)
+    shift = constant_part(node, c)
+    assert shift is not None
+    return z + shift
 
 
 def push(

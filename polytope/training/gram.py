@@ -9,7 +9,7 @@ layer: ``tr(W D G D W^T) = <W^T W, D G D>``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from polytope.jacobians import is_dense_chain
 from polytope.network.engine import Engine
-from polytope.network.ir import Affine, Linear, Piecewise
+from polytope.network.ir import Affine, Linear
 from polytope.training.frozen import Frozen
 
 Constants = Mapping[str, torch.Tensor]
@@ -91,55 +91,91 @@ def matrices_of(net: Engine, chain: Chain, c: Constants) -> list[torch.Tensor]:
     ]
 
 
-def sum_of_squares(
-    frozen: Frozen, chain: Chain, c: Constants, points: slice, rows: list[torch.Tensor | int]
-) -> torch.Tensor:
-    """The sum over some points and all layers of ``sum_i rows_i ||J_i||^2``.
+@dataclass(frozen=True, eq=False)
+class Products:
+    """What the Gram matrices of all points share, made once per batch, with its graph.
+
+    Attributes
+    ----------
+    matrices : list of tensor
+        The matrix of each block.
+    first : tensor (units, units)
+        ``W_1 W_1^T``.
+    squares : list of tensor
+        ``W^T W`` of each later block; none where single norms are wanted.
+    """
+
+    matrices: list[torch.Tensor]
+    first: torch.Tensor
+    squares: list[torch.Tensor]
+
+    def flat(self) -> list[torch.Tensor]:
+        """All tensors in one list; `restored` is the inverse."""
+        return [*self.matrices, self.first, *self.squares]
+
+    def restored(self, tensors: Sequence[torch.Tensor]) -> Products:
+        """Other tensors in the same places."""
+        count = len(self.matrices)
+        return Products(list(tensors[:count]), tensors[count], list(tensors[count + 1 :]))
+
+
+def products_of(frozen: Frozen, chain: Chain, totals: bool) -> Products:
+    """The shared products of a chain, those for sums of all squares included if asked for."""
+    matrices = matrices_of(frozen.net, chain, frozen.constants)
+    later = matrices[1:]
+    return Products(
+        matrices,
+        matrices[0] @ matrices[0].T if later else matrices[0].square().sum(1),
+        [matrix.T @ matrix for matrix in later] if totals else [],
+    )
+
+
+def sum_of_squares(frozen: Frozen, products: Products, c: Constants, points: slice) -> torch.Tensor:
+    """The sum of ``||J_i||^2`` over some points and the units of all layers but the first.
 
     Parameters
     ----------
     frozen : Frozen
-    chain : Chain
+    products : Products
+        With `squares`.
     c : mapping
-        Constants; their gradients are followed.
+        Constants; their gradients are followed, as are those of the products.
     points : slice
-    rows : list
-        For each layer how often a unit counts: a number for all, or (points, units).
     """
-    matrices = matrices_of(frozen.net, chain, c)
-    alive = [_alive(frozen, layer.node, c, points) for layer in frozen.net.layers[:-1]]
-    total = _weighted(matrices[0].square().sum(1).unsqueeze(0), rows[0], _length(frozen, points))
+    total = frozen.x.new_zeros(())
+    layers = frozen.net.layers
+    matrices = products.matrices[1:]
     gram: torch.Tensor | None = None
-    for number, (matrix, kept) in enumerate(zip(matrices[1:], alive, strict=True), start=1):
+    kept = _alive(frozen, layers[0].node, c, points)
+    for number, (matrix, square) in enumerate(zip(matrices, products.squares, strict=True), 1):
         if gram is None:
-            gram = _scaled(_part(matrices[0] @ matrices[0].T, kept, kept), kept)
-        count = rows[number]
-        if isinstance(count, int):
-            square = _part(matrix.T @ matrix, kept, kept)
-            total = total + count * (square * gram).sum()
-            if number < len(matrices) - 1:
-                gram = _next(matrix, gram, kept, alive[number])
-        else:
-            squares, product = _squares(matrix, gram, kept)
-            total = total + _weighted(squares, count, len(squares))
-            if number < len(matrices) - 1:
-                gram = _close(product, matrix, kept, alive[number])
+            gram = _scaled(_part(products.first, kept, kept), kept)
+        total = total + (_part(square, kept, kept) * gram).sum()
+        if number < len(matrices):
+            after = _alive(frozen, layers[number].node, c, points)
+            part = _part(matrix, after, kept)
+            gram, kept = _scaled(part @ gram @ part.transpose(1, 2), after), after
     return total
 
 
-def squared_norms(frozen: Frozen, chain: Chain, c: Constants, points: slice) -> list[torch.Tensor]:
+def squared_norms(
+    frozen: Frozen, products: Products, c: Constants, points: slice
+) -> list[torch.Tensor]:
     """``||J_i||^2`` of every unit, by layer: (1 or points, units)."""
-    matrices = matrices_of(frozen.net, chain, c)
-    found = [matrices[0].square().sum(1).unsqueeze(0)]
-    if len(matrices) == 1:
-        return found
-    alive = [_alive(frozen, layer.node, c, points) for layer in frozen.net.layers[:-1]]
-    gram = _scaled(_part(matrices[0] @ matrices[0].T, alive[0], alive[0]), alive[0])
-    for number, (matrix, kept) in enumerate(zip(matrices[1:], alive, strict=True), start=1):
-        squares, product = _squares(matrix, gram, kept)
-        found.append(squares)
-        if number < len(matrices) - 1:
-            gram = _close(product, matrix, kept, alive[number])
+    layers = frozen.net.layers
+    matrices = products.matrices[1:]
+    if not matrices:
+        return [products.first.unsqueeze(0)]
+    found = [products.first.diagonal().unsqueeze(0)]
+    kept = _alive(frozen, layers[0].node, c, points)
+    gram = _scaled(_part(products.first, kept, kept), kept)
+    for number, matrix in enumerate(matrices, 1):
+        wide = _columns(matrix, kept)
+        product = wide @ gram
+        found.append((product * wide).sum(2).clamp(min=0))
+        if number < len(matrices):
+            after = _alive(frozen, layers[number].node, c, points)
+            gram, kept = _close(product, matrix, kept, after), after
     return found
 
 
@@ -212,21 +248,6 @@ def _columns(matrix: torch.Tensor, kept: _Alive) -> torch.Tensor:
     return F.embedding(kept.index, F.pad(matrix.T, (0, 0, 0, 1))).transpose(1, 2)
 
 
-def _next(matrix: torch.Tensor, gram: torch.Tensor, kept: _Alive, after: _Alive) -> torch.Tensor:
-    """``D' W D G D W^T D'``, the units kept behind included only."""
-    part = _part(matrix, after, kept)
-    return _scaled(part @ gram @ part.transpose(1, 2), after)
-
-
-def _squares(
-    matrix: torch.Tensor, gram: torch.Tensor, kept: _Alive
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """``diag(W D G D W^T)`` (points, units), and ``W D G D`` (points, units, width)."""
-    wide = _columns(matrix, kept)
-    product = wide @ gram
-    return (product * wide).sum(2).clamp(min=0), product
-
-
 def _close(
     product: torch.Tensor, matrix: torch.Tensor, kept: _Alive, after: _Alive
 ) -> torch.Tensor:
@@ -237,24 +258,3 @@ def _close(
         index = after.index.clamp(max=last).unsqueeze(2).expand(-1, -1, product.shape[2])
         rows = product.gather(1, index)
     return _scaled(rows @ _part(matrix, after, kept).transpose(1, 2), after)
-
-
-def _weighted(squares: torch.Tensor, count: torch.Tensor | int, points: int) -> torch.Tensor:
-    """``sum count * squares`` over points and units."""
-    if isinstance(count, int):
-        return count * squares.sum() * (points / len(squares))
-    return (squares * count).sum()
-
-
-def _length(frozen: Frozen, points: slice) -> int:
-    """How many points a slice takes."""
-    return len(range(*points.indices(len(frozen.x))))
-
-
-def slots_of(net: Engine) -> list[int]:
-    """Rows per unit of each layer of a chain."""
-    found = []
-    for layer in net.layers:
-        assert isinstance(net.graph.nodes[layer.node].op, Piecewise)
-        found.append(layer.slots)
-    return found

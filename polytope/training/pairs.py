@@ -6,7 +6,7 @@ is signed: positive where y is ahead of s (MMR, Eq. 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -204,7 +204,7 @@ def sum_over_pairs(
 ) -> torch.Tensor:
     """``sum term(distances of a chunk, the chunk)``, with gradients to the parameters."""
 
-    def terms(c: Constants, others: tuple[torch.Tensor, ...]):  # type: ignore[no-untyped-def]
+    def terms(c: Constants, others: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         for part in geometry.chunks(len(rows)):
             found = pair_distances(geometry, c, others[0], samples[part], rows[part])
             yield term(found, part)

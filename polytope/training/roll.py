@@ -5,7 +5,7 @@ Source: arXiv 1907.03207, Eq. 4 (`RegionMargin`), Eq. 7, 9 and 10 (`ROLL`), appe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import torch
@@ -23,7 +23,13 @@ from polytope.training.gradients import (
     spans,
     weighted_squares,
 )
-from polytope.training.gram import Chain, chain_of, squared_norms, sum_of_squares
+from polytope.training.gram import (
+    Chain,
+    chain_of,
+    products_of,
+    squared_norms,
+    sum_of_squares,
+)
 from polytope.training.pairs import geometry_of, nearest_rows, sum_over_pairs
 from polytope.training.regulariser import Regulariser
 from polytope.training.schedules import finite
@@ -221,7 +227,7 @@ class ROLL(Regulariser):
         size, block = self._budget.points_and_axes(frozen.net, x.element_size(), count)
         factor = inputs / count
 
-        def terms(c: Constants, _: tuple[torch.Tensor, ...]) -> Iterator[torch.Tensor]:
+        def terms(c: Constants, _: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
             for points in spans(len(x), size):
                 for part in spans(count, block):
                     axes = part if drawn is None else drawn[part]
@@ -232,23 +238,23 @@ class ROLL(Regulariser):
     def _gram(self, frozen: Frozen, chain: Chain, weights: torch.Tensor | float) -> torch.Tensor:
         """The weighted sum of squared norms of a chain, in chunks of points."""
         net, x = frozen.net, frozen.x
-        size = self._budget.chain_points(net, x.element_size())
+        size = self._budget.chain_points(net, x)
+        totals = isinstance(weights, float) and all(layer.slots == 1 for layer in net.layers)
+        products = products_of(frozen, chain, totals)
 
-        def terms(c: Constants, _: tuple[torch.Tensor, ...]) -> Iterator[torch.Tensor]:
+        def terms(c: Constants, others: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+            own = products.restored(others)
+            if totals:
+                yield len(x) * weights * own.matrices[0].square().sum()
             for points in spans(len(x), size):
-                if isinstance(weights, float):
-                    rows: list[torch.Tensor | int] = [layer.slots for layer in net.layers]
-                    yield weights * sum_of_squares(frozen, chain, c, points, rows)
-                else:
-                    own = [
-                        weights[points, layer.row_slice]
-                        .reshape(-1, layer.units, layer.slots)
-                        .sum(2)
-                        for layer in net.layers
-                    ]
-                    yield sum_of_squares(frozen, chain, c, points, list(own))
+                if totals:
+                    yield weights * sum_of_squares(frozen, own, c, points)
+                    continue
+                found = squared_norms(frozen, own, c, points)
+                rows = torch.cat(rows_of_units(net, found, len(x[points])), 1)
+                yield (rows * (weights if isinstance(weights, float) else weights[points])).sum()
 
-        return accumulated(terms, frozen.constants)
+        return accumulated(terms, frozen.constants, *products.flat())
 
     def _top(self, frozen: Frozen) -> torch.Tensor:
         """Eq. 9 with gamma below 100, or Eq. 7."""
@@ -267,7 +273,7 @@ class ROLL(Regulariser):
             return hinge + self._squares(frozen, method, weights, None)
         pairs = self._budget.pairs(net, x.element_size())
 
-        def terms(c: Constants, _: tuple[torch.Tensor, ...]) -> Iterator[torch.Tensor]:
+        def terms(c: Constants, _: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
             for part in spans(len(rows), pairs):
                 normal, order = normals(frozen, c, samples[part], rows[part])
                 own = weights[samples[part], rows[part]][order]
@@ -278,17 +284,19 @@ class ROLL(Regulariser):
     def _top_of_chain(self, frozen: Frozen, chain: Chain) -> torch.Tensor:
         """The same for a chain, whose squared norms are differentiable as they are."""
         net, x = frozen.net, frozen.x
-        size = self._budget.chain_points(net, x.element_size())
+        size = self._budget.chain_points(net, x)
+        products = products_of(frozen, chain, False)
 
-        def terms(c: Constants, others: tuple[torch.Tensor, ...]) -> Iterator[torch.Tensor]:
+        def terms(c: Constants, others: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+            own = products.restored(others[1:])
             for points in spans(len(x), size):
                 values = others[0][points]
-                found = squared_norms(frozen, chain, c, points)
+                found = squared_norms(frozen, own, c, points)
                 relaxed = torch.cat(rows_of_units(net, found, len(values)), 1) + self._hinge(values)
                 active = None if frozen.active is None else frozen.active[points]
                 yield (relaxed * self._chosen(relaxed.detach(), active)).sum() / len(x)
 
-        return accumulated(terms, frozen.constants, frozen.values)
+        return accumulated(terms, frozen.constants, frozen.values, *products.flat())
 
     def _chosen(self, relaxed: torch.Tensor, active: torch.Tensor | None) -> torch.Tensor:
         """One over their number for the largest losses of each point, 0 for the others."""
