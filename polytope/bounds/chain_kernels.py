@@ -11,22 +11,22 @@ from solvers.compiled import kernel
 def _paid(row, up, down):
     total = 0.0
     for r in range(len(row)):
-        t = row[r]
-        total += (up[r] if t > 0.0 else -down[r]) * t
+        t, ahead, behind = row[r], up[r], -down[r]
+        total += (ahead if t > 0.0 else behind) * t
     return total
 
 
 @kernel
-def _handed(row, keep_up, keep_down, alive, out):
-    for k in range(len(alive)):
-        t = row[alive[k]]
-        out[k] = (keep_up[k] if t > 0.0 else keep_down[k]) * t
+def _handed(row, keep_up, keep_down, out):
+    for k in range(len(out)):
+        t, ahead, behind = row[k], keep_up[k], keep_down[k]
+        out[k] = (ahead if t > 0.0 else behind) * t
 
 
 @kernel
 def pass_units(
-    t: np.ndarray, shared: bool, pay: np.ndarray, keep: np.ndarray, alive: np.ndarray,
-    total: np.ndarray, size: np.ndarray, out: np.ndarray,
+    t: np.ndarray, shared: bool, pay: np.ndarray, keep: np.ndarray, total: np.ndarray,
+    size: np.ndarray, out: np.ndarray,
 ) -> None:  # fmt: skip
     """Let tangents of a function and of its negative pass a layer of units.
 
@@ -37,9 +37,8 @@ def pass_units(
     pay : float64 (2, 2, units)
         For either: what positive and negative tangents pay.
     keep : float64 (2, 2, count)
-        For either: the factors of the positive and of the negative tangents handed on.
-    alive : int64 (count,)
-        The units that hand anything on.
+        For either: the factors of the positive and of the negative tangents that the first
+        `count` units hand on.
     total, size : float64 (2, d), added to
         Payments and their absolute values.
     out : float64 (2 d, count), written
@@ -51,5 +50,4 @@ def pass_units(
             paid = _paid(row, pay[side, 0], pay[side, 1])
             total[side, i] += paid
             size[side, i] += abs(paid)
-            if len(alive):
-                _handed(row, keep[side, 0], keep[side, 1], alive, out[side * rows + i])
+            _handed(row, keep[side, 0], keep[side, 1], out[side * rows + i])

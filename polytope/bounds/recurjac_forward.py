@@ -191,7 +191,7 @@ class Forward:
             parts = []
             for places in torch.split(wanted, max(1, step)) if len(wanted) else ():
                 unit = like.new_zeros(len(places), total)
-                unit[torch.arange(len(places)), places] = 1.0
+                unit.scatter_(1, places[:, None], 1.0)
                 parts.append(self._sweep(number, unit[None, None]))
             upper = torch.cat([like.new_zeros(self.n, 2 * self.inputs, 0), *parts], 2)
         low, high = -upper[:, self.inputs :], upper[:, : self.inputs]

@@ -121,3 +121,14 @@ def test_model_on_the_gpu_and_input_elsewhere() -> None:
     assert isinstance(found.distance, torch.Tensor)
     found.distance.sum().backward()
     assert model[0].weight.grad is not None
+
+
+@few_kinds
+def test_jacobian_bounds(name: str) -> None:
+    net, _ = compiled(name)
+    balls = [pt.Ball(x, 0.1, 2) for x in points(net)]
+    for method in ("recurjac", "fastlip", "recurjac-f0"):
+        ours = pt.jacobian_bounds(net, balls, method, device="cuda")
+        theirs = pt.jacobian_bounds(net, balls, method)
+        np.testing.assert_allclose(ours.lower, theirs.lower, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(ours.upper, theirs.upper, rtol=1e-9, atol=1e-11)
