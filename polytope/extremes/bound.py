@@ -1,4 +1,4 @@
-"""Proved upper bounds of a measure of the Jacobian all over an area: RecurJac and Fast-Lip."""
+"""Proved upper bounds of a measure of the Jacobian all over an area, by RecurJac."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from polytope.bounds.derivatives import derivatives
-from polytope.bounds.fastlip import Interval, fastlip
+from polytope.bounds.fastlip import Interval
 from polytope.bounds.layers import LayerBounds, layer_bounds
 from polytope.bounds.recurjac import Backward
 from polytope.extremes.area import Area
@@ -33,26 +33,18 @@ def upper_over(
         return math.inf
     with torch.no_grad():
         bounds = layer_bounds(net, area.inputs)
-        found = Backward(net, derivatives(bounds), _rows(net, functions)).jacobian()
-    return float(_measured(bounds, found, measure)[0])
+        found = Backward(net, derivatives(bounds), rows_of(net, functions)).jacobian()
+    return float(measured(bounds, found, measure)[0])
 
 
-def measure_over(
-    bounds: LayerBounds, measure: Measure, functions: np.ndarray | None = None
-) -> np.ndarray:
-    """The same for n input sets at once, by Fast-Lip: (n,)."""
-    found = fastlip(bounds.net, derivatives(bounds), _rows(bounds.net, functions))
-    return _measured(bounds, found, measure)
-
-
-def _rows(net: Engine, functions: np.ndarray | None) -> torch.Tensor:
+def rows_of(net: Engine, functions: np.ndarray | None) -> torch.Tensor:
     """The functions of the outputs as a batch of one."""
     if functions is None:
         return torch.eye(net.output_size, dtype=torch.float64)[None]
     return torch.as_tensor(functions)[None]
 
 
-def _measured(bounds: LayerBounds, found: Interval, measure: Measure) -> np.ndarray:
+def measured(bounds: LayerBounds, found: Interval, measure: Measure) -> np.ndarray:
     """The measure's bound of interval matrices, inf where these are infinite."""
     n = len(bounds.inputs)
     low, high = (

@@ -122,7 +122,8 @@ def gradient_distortion(
     target : int, optional
         The gradient of the margin ``f_y - f_target`` instead.
     method : "auto", "exact" or "genetic"
-        "exact" enumerates the regions.  "genetic" is ROLL's algorithm, a lower bound, below an
+        "exact" enumerates the regions, or branches over the pieces of units where inputs are
+        many.  "genetic" is ROLL's algorithm, a lower bound, below an
         upper bound by RecurJac.  "auto" is "exact" on small networks and
         balls (`polytope.extremes.small`) and for p = 1 and 2.
     population, epochs : int
@@ -206,27 +207,14 @@ class _Search:
         self.low, self.high = (s[0].numpy() for s in (area.inputs.low, area.inputs.high))
 
     def enumerated(self, watch: Clock, max_regions: int | None) -> _Found:
-        """By all regions."""
-        # compiled code: only when it is wanted
-        from polytope.extremes.best import Best
-        from polytope.extremes.bound import upper_over
-        from polytope.extremes.inside import Inside
-        from polytope.regions.stream import stream_regions
+        """By all regions, or by branch and bound over them."""
+        from polytope.extremes.engines import engine_of, largest  # compiled: only when wanted
 
-        best = Best(self.jacobians, self.measure, Inside(self.net, self.area))
-        complete, regions = True, 1
-        if self.net.layers:
-            stream = stream_regions(self.net, self.area.domain, best.take, watch.halt, max_regions)
-            complete, regions = stream.complete, stream.regions
-        else:
-            best.take(np.zeros((1, 0), np.uint16), self.area.domain.inside[None])
-        found = best.settle(watch.halt)
-        stopped = bool(watch.stopped) or not complete
-        upper = found.upper
-        if stopped:
-            upper = upper_over(self.net, self.area, self.measure, self.function)
-        witness = None if found.point is None else self.area.domain.lift(found.point)
-        return found.lower, upper, witness, regions, stopped
+        engine = engine_of(self.area, "auto", "gradient_distortion")
+        maximum = largest(self.net, self.jacobians, self.measure, engine, watch, max_regions)
+        point = maximum.found.point
+        witness = None if point is None else self.area.domain.lift(point)
+        return maximum.found.lower, maximum.upper, witness, maximum.regions, maximum.stopped
 
     def evolved(self, population: int, epochs: int, seed: int, watch: Clock) -> _Found:
         """By the genetic algorithm; its best points that are strictly inside of a region count."""

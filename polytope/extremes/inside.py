@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -58,22 +59,31 @@ class Inside:
         hint : float64 (k,)
             Perhaps such a point; NaN where none is known.
         """
+        return self.in_domain(pieces, hint)[1]
+
+    def in_domain(
+        self, pieces: np.ndarray, hint: np.ndarray
+    ) -> tuple[bool | None, np.ndarray | None]:
+        """Whether a region has an inside in the domain, and a point of it, as `in_ball` does."""
         known = np.isfinite(hint).all()
         start = hint if known else self.area.domain.inside
         section = self.region(pieces, start).section(self.area.domain)
         if known and self.strictly(section, pieces, hint):
-            return hint
+            return True, hint
         center, _ = section.largest_ball()
         if center is not None and self.strictly(section, pieces, center):
-            return center
+            return True, center
+        cell = Cell(section.A, section.b, section.normal_error, section.offset_error)
+        if cell_distance(cell, start, math.inf, None).lower == math.inf:
+            return False, None
         if not self._small():
-            return None
+            return None, None
         self.verdicts += 1
         found = interior_point(self._rows(pieces))
         if found is None:
-            return None
+            return False, None
         u = np.asarray(homogeneous_floats(found[None])[0, :-1])
-        return u if self.strictly(section, pieces, u) else None
+        return True, u if self.strictly(section, pieces, u) else None
 
     def in_ball(
         self, pieces: np.ndarray, hint: np.ndarray
@@ -117,6 +127,30 @@ class Inside:
         self.verdicts += 1
         point = ExactArray.from_floats(np.append(u, 1.0)).integers
         return _strict(self._rows(pieces), point)
+
+    def flat(self, pieces: np.ndarray, open_: np.ndarray) -> bool:
+        """Whether the part of the domain where some units have given pieces is proved to be flat.
+
+        Only layers count before which all units are decided: their rows are known exactly.
+
+        Parameters
+        ----------
+        pieces : int array (units,)
+        open_ : bool (units,)
+            Units that have no given piece.
+        """
+        if not self._small():
+            return False
+        ids = row_ids(self.net, len(self.area.domain.A), pieces)
+        keep = ids >= self.net.rows
+        for layer in self.net.layers:
+            own = (ids >= layer.row_slice.start) & (ids < layer.row_slice.stop)
+            unit = layer.first_unit + (ids[own] - layer.first_row) // layer.slots
+            keep[own] = ~open_[unit]
+            if open_[layer.unit_slice].any():
+                break
+        self.verdicts += 1
+        return interior_point(self.maps.rows(pieces, ids[keep])) is None
 
     def open_region(self, pieces: np.ndarray, z: np.ndarray) -> bool:
         """Whether an input (d,) is proved to be strictly inside the region of a pattern.

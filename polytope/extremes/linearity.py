@@ -117,7 +117,8 @@ def local_linearity(
     target : int, optional
         The other class; by default the largest departure over all of them.
     method : "auto", "exact" or "pgd"
-        "exact" enumerates the regions and solves two linear programs in those that matter.
+        "exact" enumerates the regions (of many inputs: branches over the pieces of units) and
+        solves two linear programs in those that matter.
         "pgd" gives an interval for networks of any size: ascent from below, CROWN from above.
         "auto" is "exact" on small networks and balls (`polytope.extremes.small`).
     steps, restarts, step : int, int, float
@@ -176,8 +177,9 @@ def local_linearity(
         upper, regions = math.inf, 0
         if method == "exact":
             upper, regions = _enumerated(search, area, watch, max_regions)
-        if method == "pgd" or math.isinf(upper):
-            upper = max(search.lower, crown_upper(anchor, functions, area.inputs))
+        if method == "pgd" or watch.stopped or math.isinf(upper):
+            bound = crown_upper(anchor, functions, area.inputs)
+            upper = max(search.lower, min(upper, bound))
         seconds = watch.seconds
     assert search.witness is not None
     exact = upper - search.lower <= EXACT * max(upper, search.scale)
@@ -192,12 +194,23 @@ def local_linearity(
 def _enumerated(
     search: Departure, area: Area, watch: Clock, max_regions: int | None
 ) -> tuple[float, int]:
-    """The upper bound by all regions (inf if not all were found), and their number."""
-    from polytope.regions.stream import stream_regions  # compiled: only when it is wanted
+    """A proved upper bound (inf if not all regions were found), and regions looked at."""
+    # compiled code: only when it is wanted
+    from polytope.extremes.engines import engine_of
+    from polytope.extremes.inside import Inside
+    from polytope.extremes.tree import Tree
+    from polytope.extremes.tree_linearity import LargestDeparture
+    from polytope.regions.stream import stream_regions
 
     net = search.anchor.net
     if not net.layers:
         return search.lower, 1
+    if engine_of(area, "auto", "local_linearity") == "branch_and_bound":
+        assert area.inputs is not None
+        question = LargestDeparture(search)
+        inside = Inside(net, area)
+        found = Tree(net, area.inputs, question, inside).run(watch.halt, max_regions)
+        return max(found.upper, search.lower), question.regions
     stream = stream_regions(net, area.domain, search.take, watch.halt, max_regions)
     upper = search.settle(watch.halt)
     return upper if stream.complete else math.inf, stream.regions

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from polytope.attacks.steps import project
-from polytope.bounds.crown import function_bounds
+from polytope.bounds.crown import FunctionBounds, function_bounds
 from polytope.bounds.inputs import InputSet
-from polytope.bounds.layers import layer_bounds
+from polytope.bounds.layers import LayerBounds, layer_bounds
 from polytope.extremes.margins import Anchor
 from polytope.jacobians import layer_gradients
 from polytope.network.rounding import rounding_bounds
@@ -72,35 +72,56 @@ def ascend(
 
 
 def crown_upper(anchor: Anchor, functions: np.ndarray, inputs: InputSet) -> float:
-    """A proved upper bound on the departures from linearity, of all functions.
+    """A proved upper bound on the departures from linearity over a set, of all functions."""
+    with torch.no_grad():
+        bounds = layer_bounds(anchor.net, inputs)
+    return max(0.0, float(Above(anchor, functions).over(bounds)[0].max()))
+
+
+class Above:
+    """Upper bounds of departures from linearity: CROWN's, less the anchor's affine map.
 
     CROWN bounds ``c f`` by linear functions of the input on both sides; the anchor's affine map
     is taken off these before they are bounded over the set.
+
+    Parameters
+    ----------
+    anchor : Anchor
+    functions : float64 (t, outputs)
+        The c.
     """
-    net = anchor.net
-    own = torch.as_tensor(anchor.pieces)[None]
-    zero = torch.zeros(1, *net.input_shape, dtype=torch.float64)
-    with torch.no_grad():
-        *_, last = layer_gradients(net, zero, decide=given_pieces(own))
-        error = rounding_bounds(net, zero, own)[-1]
-    assert last.gradients is not None
-    J, offset = last.gradients[0].T.numpy(), last.values[0].numpy()
-    C = np.concatenate([functions, -functions])
-    size = np.abs(C)
-    unit = (C.shape[1] + 4) * UNIT
-    slope, shift = C @ J, C @ offset
-    slope_error = size @ (error.gradient[0].numpy() + unit * np.abs(J).sum(axis=1))
-    shift_error = size @ (error.value[0].numpy() + unit * np.abs(offset))
-    with torch.no_grad():
-        found = function_bounds(layer_bounds(net, inputs), torch.as_tensor(C))
-        a = found.a - torch.as_tensor(slope)
-        least = inputs.least(a).value[0].numpy()
-    largest = float(inputs.magnitude.max())
-    above = found.offset[0].numpy()
-    rounded = UNIT * (np.abs(found.a[0].numpy()) + np.abs(slope)).sum(axis=1) * largest
-    rounded += 4 * UNIT * (np.abs(least) + np.abs(above) + np.abs(shift))
-    lower = least + above - shift - (slope_error * largest + shift_error + rounded) * (1 + 1e-12)
-    return max(0.0, float(-lower.min()))
+
+    def __init__(self, anchor: Anchor, functions: np.ndarray) -> None:
+        net = anchor.net
+        own = torch.as_tensor(anchor.pieces)[None]
+        zero = torch.zeros(1, *net.input_shape, dtype=torch.float64)
+        with torch.no_grad():
+            *_, last = layer_gradients(net, zero, decide=given_pieces(own))
+            error = rounding_bounds(net, zero, own)[-1]
+        assert last.gradients is not None
+        J, offset = last.gradients[0].T.numpy(), last.values[0].numpy()
+        self._functions = np.concatenate([functions, -functions])
+        C, size = self._functions, np.abs(self._functions)
+        unit = (C.shape[1] + 4) * UNIT
+        self._slope, self._shift = C @ J, C @ offset
+        self._slope_error = size @ (error.gradient[0].numpy() + unit * np.abs(J).sum(axis=1))
+        self._shift_error = size @ (error.value[0].numpy() + unit * np.abs(offset))
+        self.found: FunctionBounds | None = None
+
+    def over(self, bounds: LayerBounds) -> np.ndarray:
+        """Bounds (n, 2 t) over n sets; `found` holds what CROWN said of them."""
+        inputs, slope = bounds.inputs, torch.as_tensor(self._slope)
+        with torch.no_grad():
+            found = function_bounds(bounds, torch.as_tensor(self._functions))
+            least = inputs.least(found.a - slope).value.numpy()
+        self.found = found
+        largest = inputs.magnitude.amax(dim=1, keepdim=True).numpy()
+        above = found.offset.numpy()
+        terms = (found.a.abs() + slope.abs()).sum(dim=2).numpy()
+        rounded = UNIT * terms * largest
+        rounded += 4 * UNIT * (np.abs(least) + np.abs(above) + np.abs(self._shift))
+        error = (self._slope_error * largest + self._shift_error + rounded) * (1 + 1e-12)
+        return np.asarray(error - (least + above - self._shift))
 
 
 def _linearised(anchor: Anchor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,7 +21,7 @@ from polytope.jacobians import DEFAULT_MEMORY, chunk_rows, layer_gradients
 from polytope.network.rounding import rounding_bounds
 from polytope.rows import given_pieces
 from polytope.sets import Ball
-from solvers.boxed import boxed_program
+from solvers.boxed import INFEASIBLE, boxed_program
 
 UNIT = float(np.finfo(np.float64).eps)
 #: Steps outside of a ball by rounding are shortened by this part, again and again.
@@ -50,6 +50,8 @@ class Departure:
         The one of the witness.
     programs : int
         Linear programs solved.
+    low, high : float64 (d,)
+        Sides of the box.
     scale : float
         The size of the terms that the functions are made of, in the regions taken.
     """
@@ -59,26 +61,32 @@ class Departure:
         self.lower, self.function, self.programs, self.scale = 0.0, 0, 0, 0.0
         self.witness: np.ndarray | None = None
         assert area.inputs is not None
-        self._low, self._high = (s[0].numpy() for s in (area.inputs.low, area.inputs.high))
-        self._free = np.flatnonzero(self._low < self._high)
+        self.low, self.high = (s[0].numpy() for s in (area.inputs.low, area.inputs.high))
+        self._free = np.flatnonzero(self.low < self.high)
         # Sides as seen from x, rounded outwards.
-        self._down = np.nextafter(self._low - anchor.x, -np.inf)
-        self._up = np.nextafter(self._high - anchor.x, np.inf)
-        self._frozen = self._low >= self._high
+        self._down = np.nextafter(self.low - anchor.x, -np.inf)
+        self._up = np.nextafter(self.high - anchor.x, np.inf)
+        self._frozen = self.low >= self.high
         self._down[self._frozen] = self._up[self._frozen] = 0.0
         self._waiting: list[tuple[float, int, int, np.ndarray]] = []
         self._count = 0
         J, value, slope_error, value_error = self._affine(anchor.pieces[None])
         self._own = J[0], value[0], slope_error[0], value_error[0]
 
+    @property
+    def linearised(self) -> tuple[np.ndarray, np.ndarray]:
+        """Jacobian (outputs, d) and outputs at the anchor, in floats."""
+        return self._own[0], self._own[1]
+
     def offer(self, z: np.ndarray) -> None:
         """A candidate (d,), moved into the ball; exact arithmetic says what it proves."""
-        point = np.clip(z, self._low, self._high)
+        point = np.clip(z, self.low, self.high)
         step, p = point - self.anchor.x, float(self.ball.p)
         # An l_inf ball is the box itself.
         while p < math.inf and not is_within(point, self.anchor.x, self.ball.radius, p):
-            step = step * (1 - SHORTER)
-            point = np.clip(self.anchor.x + step, self._low, self._high)
+            size = float(np.linalg.norm(point - self.anchor.x, p))
+            step = step * min(1.0, self.ball.radius / size) * (1 - SHORTER)
+            point = np.clip(self.anchor.x + step, self.low, self.high)
         size, at = proved_size(self.anchor.difference(point, self.functions))
         if size > self.lower or self.witness is None:
             self.lower, self.witness, self.function = size, point, at
@@ -116,10 +124,10 @@ class Departure:
             if halt():
                 return max(upper, -self._waiting[0][0])
             bound, _, t, pieces = heapq.heappop(self._waiting)
-            upper = max(upper, min(-bound, self._region(rows, pieces, t)))
+            upper = max(upper, min(-bound, self.region(rows, pieces, t)))
         return max(upper, self.lower)
 
-    def _region(self, rows: RegionRows, pieces: np.ndarray, t: int) -> float:
+    def region(self, rows: RegionRows, pieces: np.ndarray, t: int) -> float:
         """The programs of one region and function; offers their points."""
         a, c, error = self._departures(pieces[None])
         slope, constant, off = a[0, t], float(c[0, t]), float(error[0, t])
@@ -135,17 +143,28 @@ class Departure:
         right += 4 * UNIT * (np.abs(right) + np.abs(table) @ np.abs(self._up - self._down)[free])
         low, high = self._down[free] / radius, self._up[free] / radius
         low, high = low - UNIT * np.abs(low), high + UNIT * np.abs(high)
+        reach = np.maximum(np.abs(low), np.abs(high))
+        split, k = self.area.ball is not None, len(low)
+        if split:  # an l_1 ball: steps up and down, whose sum is at most the radius
+            table = np.vstack([np.hstack([table, -table]), np.ones((1, 2 * k))])
+            right = np.append(right, 1.0 + (2 * k + 4) * UNIT)
+            low, high = np.zeros(2 * k), np.maximum(np.concatenate([high, -low]), 0.0)
         top = 0.0
         for sign in (1.0, -1.0):
             self.programs += 1
             cost = -sign * slope[free] * radius
-            found = boxed_program(cost, table, right, low, high)
-            reach = -found.value + sign * constant
-            rounded = 4 * UNIT * (abs(constant) + np.abs(cost) @ np.maximum(np.abs(low), high))
-            top = max(top, reach + off + float(rounded))
-            if np.isfinite(found.x).all() and reach > self.lower:
+            rounded = 4 * UNIT * (abs(constant) + np.abs(cost) @ reach)
+            found = boxed_program(
+                np.append(cost, -cost) if split else cost, table, right, low, high
+            )
+            if found.status == INFEASIBLE and found.value > 0:
+                return 0.0  # the ball does not meet this region
+            value = -found.value + sign * constant
+            top = max(top, value + off + float(rounded))
+            if np.isfinite(found.x).all() and value > self.lower:
                 z = self.anchor.x.copy()
-                z[free] += radius * found.x
+                step = found.x[:k] - found.x[k:] if split else found.x
+                z[free] += radius * step
                 self.offer(z)
         return top
 

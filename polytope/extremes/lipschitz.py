@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from polytope.slices import Slice
 from solvers.norms import NormLike
 
 if TYPE_CHECKING:
-    from polytope.extremes.best import Extreme
+    from polytope.extremes.engines import Maximum
 
 #: What underflow may add to bounds.
 UNDERFLOW = 1e-290
@@ -36,6 +36,7 @@ def exact_lipschitz(
     box: BoxLike = None,
     functional: object = None,
     total: bool = False,
+    method: Literal["auto", "enumeration", "branch_and_bound"] = "auto",
     max_regions: int | None = None,
     time_limit: float | None = None,
     progress: Callable[[int], None] | None = None,
@@ -68,8 +69,13 @@ def exact_lipschitz(
         The sum over the outputs of the dual norm of their gradients, instead of an operator
         norm: what LipMIP (Jordan and Dimakis, NeurIPS 2020) reports for several outputs, with
         p = inf.  Never below the norm from l_p to l_1, so q has to be 1.
+    method : "auto", "enumeration" or "branch_and_bound"
+        All regions, streamed from the enumeration; or the pieces of units fixed one after
+        another, with Fast-Lip's bound of each part and linear programs (for bounded boxes and
+        balls), which leaves most regions out where there are many.  "auto" enumerates up to
+        twelve inputs.
     max_regions : int, optional
-        Stop after so many regions.
+        Stop after so many regions (of branch and bound: regions reached).
     time_limit : float, optional
         Seconds.
     progress : callable, optional
@@ -79,11 +85,11 @@ def exact_lipschitz(
     -------
     Lipschitz
         Where the search is complete `lower` and `upper` are the neighbouring float64 numbers of
-        the exact value, or a few roundings apart (``exactness``); the witness is strictly inside
+        the exact value, or some roundings apart (``exactness``); the witness is strictly inside
         its region and the domain, which is proved in exact arithmetic, or None in the rare case
         that the region holds no float64 point.  Stopped early (time, regions, Ctrl-C) `lower` is
-        the best region so far and `upper` RecurJac's bound (infinite for a domain that is neither
-        a bounded box nor a ball).
+        the best region so far and `upper` the least of RecurJac's bound and the tree's (infinite
+        for a domain that is neither a bounded box nor a ball).
 
     Raises
     ------
@@ -93,11 +99,7 @@ def exact_lipschitz(
     SmoothActivation
         If the network is not piecewise linear.
     """
-    # compiled code: only when it is wanted
-    from polytope.extremes.best import Best
-    from polytope.extremes.bound import upper_over
-    from polytope.extremes.inside import Inside
-    from polytope.regions.stream import stream_regions
+    from polytope.extremes.engines import engine_of, largest  # compiled: only when it is wanted
 
     net.require_piecewise_linear("exact_lipschitz")
     check_regions(max_regions)
@@ -105,20 +107,11 @@ def exact_lipschitz(
     area = as_area(net, domain, box, "exact_lipschitz")
     jacobians = Jacobians(net, area, functions)
     measure = measure_of(jacobians, area, p, q, total, "exact_lipschitz")
+    engine = engine_of(area, method, "exact_lipschitz")
     with clock(time_limit, progress) as watch:
-        inside = Inside(net, area)
-        best = Best(jacobians, measure, inside)
-        complete, regions = True, 1
-        if net.layers:
-            stream = stream_regions(net, area.domain, best.take, watch.halt, max_regions)
-            complete, regions = stream.complete, stream.regions
-        else:
-            best.take(np.zeros((1, 0), np.uint16), area.domain.inside[None])
-        found = best.settle(watch.halt)
-        stopped = bool(watch.stopped) or not complete
-        upper = upper_over(net, area, measure, functions) if stopped else found.upper
+        maximum = largest(net, jacobians, measure, engine, watch, max_regions)
         seconds = watch.seconds
-    return _result(net, area, measure, found, (upper, stopped, regions, seconds))
+    return _result(net, area, measure, maximum, seconds)
 
 
 def as_functional(net: Network, functional: object) -> np.ndarray:
@@ -171,22 +164,23 @@ def _result(
     net: Network,
     area: Area,
     measure: Measure,
-    found: Extreme,
-    ended: tuple[float, bool, int, float],
+    maximum: Maximum,
+    seconds: float,
 ) -> Lipschitz:
     """The result, with the network's own Jacobian at the witness."""
-    upper, stopped, regions, seconds = ended
+    found, upper = maximum.found, maximum.upper
     pattern = jacobian = witness = None
     if found.pieces is not None:
         pattern = ActivationPattern.from_pieces(found.pieces.astype(np.int64), net.layout)
         jacobian = Jacobians(net, Area(area.domain)).of(found.pieces[None])[0][0]
         witness = None if found.point is None else area.domain.lift(found.point)
     narrow = upper - found.lower <= EXACT * upper + UNDERFLOW
-    status = "exact" if narrow else "stopped" if stopped else "interval"
+    status = "exact" if narrow else "stopped" if maximum.stopped else "interval"
+    exactness = found.exactness if upper <= found.upper else "safe-float"
     p, q = (measure.p, 1.0) if isinstance(measure, TotalNorm) else _pair(measure)
     return Lipschitz(
-        found.lower, upper, (found.lower + upper) / 2 if narrow else None, p, q, "enumeration",
-        status, found.exactness, witness, jacobian, pattern, regions, seconds,
+        found.lower, upper, (found.lower + upper) / 2 if narrow else None, p, q, maximum.engine,
+        status, exactness, witness, jacobian, pattern, maximum.regions, seconds,
     )  # fmt: skip
 
 

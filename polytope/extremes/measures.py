@@ -55,6 +55,10 @@ class Measure(ABC):
     def exact(self, J: Rationals) -> Root | None:
         """The number itself; None where it is no root of a rational, or would take long."""
 
+    def rows(self, size: np.ndarray) -> np.ndarray:
+        """Which rows of matrices (n, m, inputs) decide the number: weights (n, m)."""
+        return np.ones(size.shape[:2])
+
     @abstractmethod
     def over(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """An upper bound (n,) for all Jacobians between `low` and `high` (n, m, inputs)."""
@@ -81,6 +85,13 @@ class OperatorNorm(Measure):
     def over(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """The norm of the largest absolute values (RecurJac, Proposition 2)."""
         return operator_norm_bounds(np.maximum(np.abs(low), np.abs(high)), self.p, self.q)[1]
+
+    def rows(self, size: np.ndarray) -> np.ndarray:
+        """For q = inf the largest row alone."""
+        if self.q != math.inf:
+            return np.ones(size.shape[:2])
+        norms = vector_norms(size, dual_exponent(self.p))
+        return np.asarray(norms == norms.max(axis=1, keepdims=True), dtype=np.float64)
 
     def exact(self, J: Rationals) -> Root | None:
         """Largest columns, rows or sums over signs."""

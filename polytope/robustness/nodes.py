@@ -147,11 +147,25 @@ def polyhedra(
     -------
     normal, height : float64 (n, rows, d), (n, rows)
     """
-    bounds, graph = bounded.layers, net.graph
+    target = bounded.target.a.cpu().numpy(), bounded.target.offset.cpu().numpy()
+    rows = [target, *piece_rows(net, bounded.layers, fixed)]
+    return heights(rows, x)
+
+
+def piece_rows(
+    net: Engine, bounds: LayerBounds, fixed: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Linear functions of the input that are at most 0 where the fixed pieces hold, by layer.
+
+    Returns
+    -------
+    list of (normal (n, rows, d), offset (n, rows))
+        Layers without fixed units are left out; rows of zeros with offset -1 fill up.
+    """
+    graph = net.graph
     constants = net.constants(bounds.inputs.low.dtype, bounds.inputs.low.device)
     lines = {layer.node: line for layer, line in zip(net.layers, bounds.lines, strict=True)}
-    normals = [bounded.target.a.cpu().numpy()]
-    offsets = [bounded.target.offset.cpu().numpy()]
+    found = []
     for layer in net.layers:
         node = graph.nodes[layer.node]
         own = fixed[:, layer.unit_slice]
@@ -166,9 +180,22 @@ def polyhedra(
             offset = sound_offset(pulled.offset, pulled.error).cpu().numpy()
         normal = np.broadcast_to(pulled.a.cpu().numpy(), (*offset.shape, net.input_size))
         open_ = np.isinf(limits)
-        normals.append(np.where(open_[..., None], 0.0, normal))
-        offsets.append(np.where(open_, -1.0, np.nextafter(offset - limits, -np.inf)))
-    normal, offset = np.concatenate(normals, axis=1), np.concatenate(offsets, axis=1)
+        lowered = np.where(open_, -1.0, np.nextafter(offset - limits, -np.inf))
+        found.append((np.where(open_[..., None], 0.0, normal), lowered))
+    return found
+
+
+def heights(
+    rows: Sequence[tuple[np.ndarray, np.ndarray]], x: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows side by side, with their values at a point, rounded downwards, for offsets.
+
+    Returns
+    -------
+    normal, height : float64 (n, rows, d), (n, rows)
+        Rows of zeros have height -1, and those that are not finite are such.
+    """
+    normal, offset = (np.concatenate(part, axis=1) for part in zip(*rows, strict=True))
     terms = np.abs(normal) @ np.abs(x) + np.abs(offset)
     height = normal @ x + offset - (len(x) + 4) * 2.0**-52 * terms
     bad = ~(np.isfinite(normal).all(axis=2) & np.isfinite(height))

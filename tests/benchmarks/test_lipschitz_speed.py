@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import polytope as pt
+from tests.data import data_path
 from tests.oracle.degenerate_nets import COUNTED
 
 #: Seconds: LipMIP's, an enumeration before ours, and what is wanted of ours.
@@ -115,3 +116,20 @@ def test_local_linearity(name: str) -> None:
             f"{name}, distortion(0.5), {method}: [{change.lower:.12g}, {change.upper:.12g}] in "
             f"{change.seconds:.2f} s; expected {change.expected:.6g} +- {change.expected_error:.1g}"
         )
+
+
+@pytest.mark.parametrize("radius", [0.02, 0.05, 0.07, 0.1])
+def test_many_inputs(radius: float) -> None:
+    """A digit in 64 inputs, l_inf to l_inf: branch and bound, beside RecurJac's bound."""
+    net = pt.compile(str(data_path("digits", "digits_64_32_32_10.onnx")))
+    with np.load(data_path("digits", "digits_64_32_32_10.npz")) as file:
+        x = file["points"][0].astype(np.float64)
+    ball = pt.Ball(x, radius, "inf")
+    found = pt.exact_lipschitz(net, ball, "inf", "inf", box=(0, 1), time_limit=120)
+    bound = pt.lipschitz(net, ball, "inf", "inf", method="recurjac", box=(0, 1))
+    print(
+        f"\ndigits, radius {radius}: [{found.lower:.10g}, {found.upper:.10g}] in "
+        f"{found.seconds:.1f} s ({found.method}, {found.regions} regions); RecurJac "
+        f"{bound.upper:.6g}"
+    )
+    assert found.lower <= found.upper <= bound.upper * (1 + 1e-9)
