@@ -37,12 +37,49 @@ def interior_point(rows: np.ndarray) -> np.ndarray | None:
     origin = np.array([0] * (rows.shape[1] - 1) + [1], dtype=object)
     if not len(proper) or (proper[:, -1] < 0).all():
         return origin
-    # One more coordinate t, by which every row may be violated; t < 0 is what we look for.
     k = rows.shape[1] - 1
-    table = np.column_stack([-proper[:, :-1], np.full(len(proper), 1, object), -proper[:, -1]])
-    dictionary = ExactDictionary(table)
-    dictionary.exchange(k, k + 1 + int(proper[:, -1].argmax()))
-    found = dictionary.below_zero(k)
+    found = _deepest(proper).below_zero(k)
     if found is None:
         return None
     return primitive(np.array(found[:k] + found[k + 1 :], dtype=object))
+
+
+def multipliers_of_nothing(rows: np.ndarray) -> list[int] | None:
+    """What proves that rows have no common interior; None if they have one.
+
+    Parameters
+    ----------
+    rows : object array (m, k + 1) of Python ints
+        As in `interior_point`.
+
+    Returns
+    -------
+    list of int (m), or None
+        Multipliers, not negative and not all 0: with these the normals of the rows add up to 0, and
+        the rows to a constant that is not negative.
+    """
+    found = [0] * len(rows)
+    normal = (rows[:, :-1] != 0).any(axis=1)
+    for i in np.flatnonzero(~normal & (rows[:, -1] > 0))[:1]:
+        found[i] = 1
+        return found
+    proper, k = rows[normal], rows.shape[1] - 1
+    if not len(proper) or (proper[:, -1] < 0).all():
+        return None
+    dictionary = _deepest(proper)
+    if dictionary.below_zero(k) is not None:
+        return None
+    # At its least t is a constant and slacks times slopes; a slack is t less its row.
+    for variable, slope in dictionary.slopes(k).items():
+        if slope:
+            found[np.flatnonzero(normal)[variable - k - 1]] = slope
+    return found
+
+
+def _deepest(rows: np.ndarray) -> ExactDictionary:
+    """A program with one more coordinate t, by which every row may be violated."""
+    k = rows.shape[1] - 1
+    table = np.column_stack([-rows[:, :-1], np.full(len(rows), 1, object), -rows[:, -1]])
+    dictionary = ExactDictionary(table)
+    dictionary.exchange(k, k + 1 + int(rows[:, -1].argmax()))
+    return dictionary

@@ -52,6 +52,11 @@ class ExactDictionary:
         keep = self._basic != variable
         self._table, self._basic = self._table[keep], self._basic[keep]
 
+    def slopes(self, variable: int) -> dict[int, int]:
+        """How a variable of the basis changes with the others, up to one positive factor."""
+        row = self._table[int((self._basic == variable).argmax())]
+        return {int(v): int(slope) for v, slope in zip(self._nonbasic, row[:-1], strict=True)}
+
     def below_zero(self, variable: int) -> list[int] | None:
         """A point where one variable is negative and all (other) slacks are at least 0.
 

@@ -42,10 +42,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellDistance:
-    """A proved lower bound on the distance to a cell, and a step that may attain it."""
+    """A proved lower bound on the distance to a cell, and a step that may attain it.
+
+    The bound is that of the halfspace that multipliers of the cell's rows combine.
+    """
 
     lower: float
     step: np.ndarray | None
+    multipliers: np.ndarray | None = None
 
 
 def adversarial_cell(region: Region, label: int, target: int) -> Cell:
@@ -132,7 +136,7 @@ def cell_distance(
         step = _step(solution.x, len(x), search)
         if search == 2 and projected is not None:  # more exact than the solver's
             step = projected
-    return CellDistance(lower, step)
+    return CellDistance(lower, step, multipliers / scale)
 
 
 def _nearest(

@@ -218,12 +218,26 @@ def _radii(task, place, m, radius):
         return status, max(bound, below)
     bound = below
     place.weights.own[0], place.weights.value[0], place.weights.used[0] = lead, 1.0, 1
+    _copy(place.weights, place.cone)
     for _ in range(ROUNDS):
         status, sharper, kept = _within(task, place, m, kept, lead, bound, radius)
-        if status != BEYOND or not sharper > bound * (1.0 + SHARP):
+        if status != BEYOND or not sharper > bound:
             break
+        enough = not sharper > bound * (1.0 + SHARP)
         bound = sharper
-    return NEAREST, max(bound, _proved(task, place, radius))
+        _copy(place.weights, place.cone)
+        if enough or bound >= radius:
+            break
+    _copy(place.cone, place.weights)
+    return NEAREST, bound
+
+
+@kernel
+def _copy(weights, other):
+    """Take weights over into another place."""
+    for a in range(weights.used[0]):
+        other.own[a], other.value[a] = weights.own[a], weights.value[a]
+    other.used[0] = weights.used[0]
 
 
 @kernel
