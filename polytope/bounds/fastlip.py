@@ -38,6 +38,14 @@ class Interval:
         """The largest absolute entries."""
         return torch.maximum(self.low.abs(), self.high.abs())
 
+    def ordered(self) -> Interval:
+        """Infinite where an overflow has left no number."""
+        low, high = self.low, self.high
+        bad = torch.isnan(low) | torch.isnan(high)
+        if not bool(bad.any()):
+            return self
+        return Interval(torch.where(bad, -torch.inf, low), torch.where(bad, torch.inf, high))
+
     def plus(self, other: Interval) -> Interval:
         """The sum, rounded outwards."""
         return Interval(below(self.low + other.low), above(self.high + other.high))
@@ -98,7 +106,7 @@ def pull_interval(
     if found is None:
         zero = outer.low.new_zeros(1, outer.low.shape[1], nodes[until].size)
         return Interval(zero, zero)
-    return found
+    return found.ordered()
 
 
 def through_units(units: Slopes | Winners, outer: Interval, size: int) -> Interval:

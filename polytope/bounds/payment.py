@@ -183,8 +183,8 @@ def payment(
     keep_up, keep_down = torch.where(rising, mu, lam), torch.where(rising, lam, mu)
     carried = noise + 4 * gamma(1, noise.dtype) * outer.size
     doubt = doubt * (mu - lam) * (1 + 8 * gamma(1, noise.dtype))
-    up = torch.where(known, keep_up.abs() * carried + doubt, up)
-    down = torch.where(known, keep_down.abs() * carried + doubt, down)
+    up = torch.where(known, (1 + unit) * (keep_up.abs() * carried + doubt), up)
+    down = torch.where(known, (1 + unit) * (keep_down.abs() * carried + doubt), down)
     zero = torch.zeros_like(up)
     return Payment(up, down, torch.where(known, keep_up, zero), torch.where(known, keep_down, zero))
 
@@ -214,7 +214,7 @@ def _of_maxima(units: Winners, outer: Interval, noise: torch.Tensor | None) -> M
     alone = (units.may.sum(dim=2) == 1)[:, None]
     rising, known, doubt = _signs(Interval(low, high))
     paid = ~(known | alone)
-    allowance = noise.expand(shape) + torch.where(alone, 0.0, 2 * doubt)
+    allowance = (1 + unit) * (noise.expand(shape) + torch.where(alone, 0.0, 2 * doubt))
     allowance = torch.where(paid, unit * outer.size, allowance)
     return MaxPayment(units, low, high, paid, rising, allowance)
 

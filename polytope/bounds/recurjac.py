@@ -339,7 +339,8 @@ class Backward:
         """A sum of payments, rounded up; two sums may have been added up by other routes."""
         if size is not None:
             total = total + SLACK * 2 * gamma(len(self._nodes) + 4, total.dtype) * size
-        return above(total + self._lost[:, :, None])
+        upper = above(total + self._lost[:, :, None])
+        return torch.where(torch.isnan(upper), torch.inf, upper)  # an overflow
 
     def _push(self, node: Node, tangents: list[torch.Tensor | None]) -> torch.Tensor:
         """Tangents (n or 1, 2m or 1, directions, size) behind a linear node; None is zero."""

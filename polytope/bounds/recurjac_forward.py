@@ -266,7 +266,8 @@ class Forward:
         if more is not None:
             total, size = total + more, size + more
         total = total + SLACK * gamma(len(self._nodes) + 4, total.dtype) * size
-        return above(total + self._lost[:, :, None])
+        upper = above(total + self._lost[:, :, None])
+        return torch.where(torch.isnan(upper), torch.inf, upper)  # an overflow
 
     def _folded(self, number: int) -> bool:
         """Whether the only reader's payments already carry a node's allowance."""

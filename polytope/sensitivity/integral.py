@@ -29,9 +29,10 @@ from solvers.norms import dual_exponent
 GRIDS = 8
 #: Another grid is only made while the radius grows by more than this part.
 GAIN = 1e-3
+#: The first grids have this many times fewer intervals.
+COARSER = 5
 #: Doublings of a radius that no grid reached the end of.
 DOUBLINGS = 40
-
 
 #: The balls of some points (by number) of given radii, met with the box.
 Balls = Callable[[np.ndarray, np.ndarray], InputSet]
@@ -73,24 +74,25 @@ class Integral:
         """
         best, place = np.zeros(len(margin)), margin.argmin(axis=1)
         end = np.minimum(reach * (1 + 1e-6), cap)
-        rows = np.flatnonzero((margin > 0).all(axis=1))
-        for _ in range(GRIDS + DOUBLINGS):
-            if not len(rows):
-                break
-            grid = end[rows, None] * np.arange(1, self.intervals + 1) / self.intervals
-            found, at = _followed(grid, self._constants(balls, C, rows, grid), margin[rows])
-            through = np.isinf(found)
-            done = through & (end[rows] >= cap[rows])
-            before = best[rows]
-            reached = np.where(through, end[rows] * (1 - 1e-12), found)
-            better = reached > before
-            best[rows] = np.where(done, np.inf, np.maximum(before, reached))
-            place[rows] = np.where(done, -1, np.where(better & ~through, at, place[rows]))
-            nearer = np.minimum(best[rows] * (1 + 1 / self.intervals), cap[rows])
-            following = np.where(through, np.minimum(2 * end[rows], cap[rows]), nearer)
-            worth = (reached > before * (1 + GAIN)) & (nearer < end[rows] * (1 - GAIN))
-            end[rows] = following
-            rows = rows[~done & (through | (worth & (reached > 0)))]
+        for intervals in (max(2, self.intervals // COARSER), self.intervals):
+            rows = np.flatnonzero((margin > 0).all(axis=1) & np.isfinite(best))
+            for _ in range(GRIDS + DOUBLINGS):
+                if not len(rows):
+                    break
+                grid = end[rows, None] * np.arange(1, intervals + 1) / intervals
+                found, at = _followed(grid, self._constants(balls, C, rows, grid), margin[rows])
+                through = np.isinf(found)
+                done = through & (end[rows] >= cap[rows])
+                before = best[rows]
+                reached = np.where(through, end[rows] * (1 - 1e-12), found)
+                better = reached > before
+                best[rows] = np.where(done, np.inf, np.maximum(before, reached))
+                place[rows] = np.where(done, -1, np.where(better & ~through, at, place[rows]))
+                nearer = np.minimum(best[rows] * (1 + 1 / intervals), cap[rows])
+                further = np.where(before > 0, 1 + 4 / intervals, 2.0) * end[rows]
+                worth = (reached > before * (1 + GAIN)) & (nearer < end[rows] * (1 - GAIN))
+                end[rows] = np.where(through, np.minimum(further, cap[rows]), nearer)
+                rows = rows[~done & (through | (worth & (reached > 0)))]
         return best, place
 
     def _constants(

@@ -18,7 +18,7 @@ from polytope.bounds.linear_nodes import pull, repeats
 from polytope.bounds.smooth import slope_bounds
 from polytope.network.engine import Constants, Engine, apply
 from polytope.network.ir import Concat, Gather, Max, Node, Piecewise, Shape, Smooth, Sum
-from polytope.operator_norms import computable, operator_norm_bounds
+from polytope.operator_norms import UNIT, computable, operator_norm_bounds
 
 #: Entries of a matrix whose singular values, or norms between different p and q, are computed.
 DENSE = 2**21
@@ -102,9 +102,10 @@ class _LinearMap:
 
     def _sums(self) -> tuple[float, float]:
         """The operator norms in l_1 and in l_inf: largest column and row sums, rounded up."""
+        room = ROOM + 2 * (self.outputs + self.inputs) * UNIT
         if self._matrix is not None:
             size = self._matrix.abs()
-            return ROOM * float(size.sum(dim=0).max()), ROOM * float(size.sum(dim=1).max())
+            return room * float(size.sum(dim=0).max()), room * float(size.sum(dim=1).max())
         assert self._source is not None
         node, shape, c = self._source
         part = part_of(node, c, 0)
@@ -112,7 +113,7 @@ class _LinearMap:
         ones, before = (torch.ones(1, *s, dtype=torch.float64) for s in (node.shape, shape))
         columns = pull(part[0], ones, [shape], part[1])[0]
         rows = apply(part[0], [before], part[1], bias=False)
-        return ROOM * float(columns.max()), ROOM * float(rows.max())
+        return room * float(columns.max()), room * float(rows.max())
 
 
 def _through(

@@ -76,7 +76,8 @@ def sampled_lower(
     for i in range(n):
         sizes = []
         for part in torch.split(points[i], max(1, memory // (16 * m * d))):
-            sizes.append(stretch(jacobians(net, part, rows).cpu().numpy(), p, q)[0])
+            found = jacobians(net, part, rows).cpu().numpy()
+            sizes.append(stretch(np.where(np.isfinite(found), found, 0.0), p, q)[0])
         order = np.argsort(-np.concatenate(sizes), kind="stable")[:PROVED]
         chosen = points[i][torch.as_tensor(order.copy())]
         lower, middle = proved_norms(net, chosen, rows, p, q, memory)
@@ -110,6 +111,8 @@ def proved_norms(
         found = Backward(net, derivatives(bounds), rows, memory).jacobian()
     shape = (len(x), *found.low.shape[1:])
     low, high = (v.expand(shape).cpu().numpy() for v in (found.low, found.high))
+    finite = (np.isfinite(low) & np.isfinite(high)).all(axis=(1, 2), keepdims=True)
+    low, high = (np.where(finite, v, 0.0) for v in (low, high))
     middle, radius = (low + high) / 2, (high - low) / 2
     radius = radius * (1 + 4 * UNIT) + 2 * UNIT * np.maximum(np.abs(low), np.abs(high))
     _, step = stretch(middle, p, q)
@@ -119,7 +122,8 @@ def proved_norms(
     length = vector_norms(np.maximum(np.abs(image) - off * (1 + rounding), 0.0), q)
     room = 1 - 64 * (sum(middle.shape[1:]) + 16 * (_power(p) + _power(q))) * UNIT
     size = vector_norms(step, p)
-    return np.where(size > 0, length / np.where(size > 0, size, 1.0) * room, 0.0), middle
+    proved = np.where(size > 0, length / np.where(size > 0, size, 1.0) * room, 0.0)
+    return np.where(finite[:, 0, 0], proved, 0.0), middle
 
 
 def stretch(J: np.ndarray, p: float, q: float) -> tuple[np.ndarray, np.ndarray]:

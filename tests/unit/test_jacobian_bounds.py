@@ -358,3 +358,16 @@ def test_linear_programs_need_bounded_sets_and_pieces() -> None:
     )  # fmt: skip
     point = pt.preactivation_bounds(NET, pt.Box(CENTER, CENTER), "lp")
     np.testing.assert_allclose(point.output_lower, NET.logits(CENTER[None])[0], atol=1e-9)
+
+
+def test_an_overflow_is_infinite_and_no_nan() -> None:
+    rng = np.random.default_rng(0)
+    layers = [(1e200 * rng.normal(size=(4, 4)), rng.normal(size=4)) for _ in range(4)]
+    net = pt.compile(layers)
+    for method in ("recurjac", "recurjac-f0", "recurjac-f1", "fastlip"):
+        found = pt.jacobian_bounds(net, pt.Ball(np.zeros(4), 1.0, 2), method)
+        assert not np.isnan(found.lower).any()
+        assert not np.isnan(found.upper).any()
+        assert (found.lower <= found.upper).all()
+        constant = pt.lipschitz(net, pt.Ball(np.zeros(4), 1.0, 2), 2, 2, method)
+        assert constant.upper == INF
