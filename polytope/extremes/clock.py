@@ -77,6 +77,18 @@ def clock(
         yield Clock(time_limit, interrupted, progress)
 
 
+def plain_clock(time_limit: float | None) -> Clock:
+    """A clock that leaves Ctrl-C to others.
+
+    Raises
+    ------
+    InputError
+        If the limit is no number of seconds.
+    """
+    check_seconds(time_limit)
+    return Clock(time_limit, threading.Event())
+
+
 def check_seconds(time_limit: float | None) -> None:
     """Refuse what is no number of seconds.
 

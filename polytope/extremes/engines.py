@@ -90,7 +90,10 @@ def largest(
         stream = stream_regions(net, area.domain, best.take, watch.halt, max_regions)
         found = best.settle(watch.halt)
         stopped = bool(watch.stopped) or not stream.complete
-        upper = upper_over(net, area, measure, jacobians.functions) if stopped else found.upper
+        # Regions of a ball's box that were not yet tested count in `found`.
+        upper = found.upper
+        if not stream.complete:
+            upper = upper_over(net, area, measure, jacobians.functions)
         return Maximum(found, max(upper, found.lower), stream.regions, stopped, engine)
     assert area.inputs is not None
     question = LargestMeasure(jacobians, measure, inside)

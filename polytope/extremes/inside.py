@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from solvers.least_norm import least_norm
 
 #: Rows times coordinates up to which exact linear programs are solved.
 EXACT_SIZE = 2**14
-#: Parts of the way from the point of a region nearest to a ball's center to one inside the region.
+#: Parts of the way from a point of a region's closure to one inside the region or the domain.
 WAYS = tuple(0.5**k for k in range(1, 40))
 
 
@@ -39,8 +40,12 @@ class Inside:
 
     def __init__(self, net: Network, area: Area) -> None:
         self.net, self.area = net, area
-        self.maps = ExactMaps(net, area.domain)
         self.verdicts = 0
+
+    @cached_property
+    def maps(self) -> ExactMaps:
+        """Exact maps over the domain: made when asked for, which takes long on large networks."""
+        return ExactMaps(self.net, self.area.domain)
 
     def region(self, pieces: np.ndarray, near: np.ndarray) -> Region:
         """The region of a pattern."""
@@ -70,6 +75,11 @@ class Inside:
         section = self.region(pieces, start).section(self.area.domain)
         if known and self.strictly(section, pieces, hint):
             return True, hint
+        if known:  # perhaps only the domain's sides are in the way
+            way = self.area.domain.inside - hint
+            for part in WAYS:
+                if _clearly(section, hint + part * way):
+                    return True, hint + part * way
         center, _ = section.largest_ball()
         if center is not None and self.strictly(section, pieces, center):
             return True, center
@@ -116,13 +126,9 @@ class Inside:
 
     def strictly(self, section: Section, pieces: np.ndarray, u: np.ndarray) -> bool:
         """Whether a point is proved to be strictly inside a region and the domain."""
-        residual, band = section.A @ u - section.b, section.band(u)
-        # A pruned unit has a row that is identically zero, known without rounding.
-        pruned = ~section.A.any(axis=1) & (section.b >= 0)
-        pruned &= (section.normal_error == 0) & (section.offset_error == 0)
-        if ((residual < -band) | pruned).all():
+        if _clearly(section, u):
             return True
-        if (residual > band).any():
+        if (section.A @ u - section.b > section.band(u)).any() or not self._small():
             return False
         self.verdicts += 1
         point = ExactArray.from_floats(np.append(u, 1.0)).integers
@@ -204,6 +210,15 @@ class Inside:
         """Whether exact linear programs are of reasonable size."""
         k = self.area.domain.dimension
         return (self.net.rows + len(self.area.domain.A)) * k <= EXACT_SIZE
+
+
+def _clearly(section: Section, u: np.ndarray) -> bool:
+    """Whether a point is strictly inside of all rows, beyond all rounding."""
+    # A pruned unit has a row that is identically zero, known without rounding.
+    pruned = ~section.A.any(axis=1) & (section.b >= 0)
+    pruned &= (section.normal_error == 0) & (section.offset_error == 0)
+    residual = section.A @ u - section.b
+    return bool(((residual < -section.band(u)) | pruned).all())
 
 
 def _strict(rows: np.ndarray, point: np.ndarray) -> bool:

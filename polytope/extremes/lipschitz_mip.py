@@ -20,7 +20,7 @@ from polytope.bounds.layers import layer_bounds
 from polytope.errors import InputError
 from polytope.extremes.adjoint import Adjoint
 from polytope.extremes.area import Area, as_area
-from polytope.extremes.clock import Clock, clock
+from polytope.extremes.clock import Clock, plain_clock
 from polytope.extremes.lipschitz import as_functional, measure_of
 from polytope.extremes.maps import Jacobians
 from polytope.extremes.measures import Measure, TotalNorm
@@ -133,6 +133,7 @@ def lipschitz_mip(
     Returns
     -------
     LipschitzClaim
+        Ctrl-C ends the search with what is proved by then, and ``status`` says so.
 
     Raises
     ------
@@ -164,14 +165,19 @@ def lipschitz_mip(
         )
     jacobians = Jacobians(net, area, functions)
     measure = measure_of(jacobians, area, p, q, total, "lipschitz_mip")
-    with clock(time_limit) as watch:
-        run = _Run(net, area, jacobians, measure, watch)
+    watch = plain_clock(time_limit)  # the solvers hear Ctrl-C themselves
+    run, upper = _Run(net, area, jacobians, measure, watch), math.inf
+    claim = _Claim(status=Status.INTERRUPTED)
+    try:
         run.sample()
-        upper = max(run.lower, upper_over(net, area, measure, functions))
+        upper = upper_over(net, area, measure, functions)
         claim = _Claim(run.lower, upper)
         if net.layers and upper > CONSTANT:
+            claim = _Claim(status=Status.INTERRUPTED)
             claim = run.solved(functions, (exponents, total), (solver, tighten), upper)
-        seconds = watch.seconds
+    except KeyboardInterrupt:
+        pass  # what was proved until then is the answer
+    upper, seconds = max(run.lower, upper), watch.seconds
     pattern = jacobian = None
     if run.pieces is not None:
         pattern = ActivationPattern.from_pieces(run.pieces.astype(np.int64), net.layout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -41,12 +42,15 @@ class Jacobians:
         self.net, self.area, self.functions = net, area, functions
         self.outputs = net.output_size if functions is None else len(functions)
         self.inputs = net.input_size if area.along is None else len(area.along)
-        everywhere = Domain(
-            net.input_size, None, None, np.zeros((0, net.input_size)), np.zeros(0)
-        )  # fmt: skip
+
+    @cached_property
+    def _exact(self) -> ExactMaps:
+        """Exact maps over all inputs that count: made when asked for, which takes long."""
+        size, area = self.net.input_size, self.area
         # With frozen coordinates the domain's own maps lack columns.
-        whole = area.along is None and area.domain.basis is not None
-        self._exact = ExactMaps(net, everywhere if whole else area.domain)
+        if area.along is not None or area.domain.basis is None:
+            return ExactMaps(self.net, area.domain)
+        return ExactMaps(self.net, Domain(size, None, None, np.zeros((0, size)), np.zeros(0)))
 
     def chunks(self, count: int) -> Iterator[slice]:
         """Blocks of so many patterns that fit into memory."""

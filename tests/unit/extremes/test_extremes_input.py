@@ -14,6 +14,7 @@ from torch import nn
 
 import polytope as pt
 from polytope.errors import InputError, SmoothActivation
+from solvers.solution import Status
 from tests.nets import compiled, dense
 
 NET = dense(2, 6, 2, seed=1)
@@ -207,3 +208,31 @@ def test_results_print_shortly() -> None:
         text = repr(call())
         assert len(text) < 500, name
         assert "array" not in text
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs POSIX signals")
+def test_ctrl_c_during_a_program_gives_what_is_proved() -> None:
+    """HiGHS hears Ctrl-C itself."""
+    net = dense(8, 20, 20, 2, seed=3)
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(2.0, lambda: signal.pthread_kill(main, signal.SIGINT))
+    timer.start()
+    claim = pt.lipschitz_mip(net, (-1, 1), 1, 1, time_limit=60)
+    timer.cancel()
+    assert claim.status is Status.INTERRUPTED
+    assert claim.seconds < 40
+    assert 0 < claim.lower <= claim.upper
+
+
+def test_a_large_network_in_a_small_ball() -> None:
+    """784 inputs: the exact constant by branch and bound, with a witness that is inside."""
+    net = dense(784, 60, 60, 10, seed=2)
+    x = np.random.default_rng(0).uniform(0.2, 0.8, 784)
+    found = pt.exact_lipschitz(net, pt.Ball(x, 0.002, "inf"), "inf", "inf", time_limit=60)
+    assert found.status == "exact"
+    assert found.method == "branch_and_bound"
+    region = net.region(found.witness)
+    assert region.pattern == found.pattern
+    assert (np.abs(found.witness - x) < 0.002).all()
+    assert np.abs(region.jacobian).sum(axis=1).max() == pytest.approx(found.value, rel=1e-9)
