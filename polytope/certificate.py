@@ -20,6 +20,8 @@ from polytope.robustness.flat import flat_network
 from polytope.robustness.kept_nodes import KeptNodes, Root
 from polytope.robustness.proof_search import ProofSearch, search_proof
 from polytope.robustness.query import Query
+from polytope.robustness.region_proof import region_proof
+from polytope.robustness.traversal_evidence import Traversal
 from polytope.tables import check_writable, write_file
 
 #: Part of a lower bound that its certificate leaves out: far below any use, far above rounding.
@@ -34,10 +36,12 @@ class Certificate:
     ----------
     header : mapping
         The claim. "robust": network, norm, radius, label, target, and the witness's distance.
-        "safe": network, and the number of parts of the property.
+        "safe": network, and the number of parts of the property.  And the `engine` whose work is
+        the proof; a `note` says why it is not the one that found the bound.
     arrays : mapping of str to array
         The point and the box, or the box and the unsafe outputs of each part; the witness, the
-        slopes of the root's lines, the trees, and the multipliers.
+        slopes of the root's lines, the trees, and the multipliers; or the patterns of the linear
+        regions, the ways between them, and the multipliers.
     """
 
     header: Mapping[str, object]
@@ -83,8 +87,9 @@ def _write(path: os.PathLike[str], content: bytes) -> None:
 
 
 def make_certificate(
-    query: Query, lower: float, witness: np.ndarray, upper: float, time_limit: float
-) -> Certificate:
+    query: Query, lower: float, witness: np.ndarray, upper: float, time_limit: float,
+    evidence: object = None,
+) -> Certificate:  # fmt: skip
     """Prove that nothing adversarial is nearer than a lower bound, and write the proof down.
 
     Parameters
@@ -98,6 +103,9 @@ def make_certificate(
         Its distance.
     time_limit : float
         Seconds.
+    evidence : object, optional
+        What the engine left behind. A `Traversal` is made into a proof; where that cannot be done,
+        and without one, branch and bound finds another proof.
 
     Raises
     ------
@@ -107,6 +115,7 @@ def make_certificate(
     found_witness = bool(np.isfinite(witness).all())
     if not lower > 0 and not found_witness:
         raise InputError("certificate: nothing is proved of this point: no bound and no witness")
+    deadline = time.perf_counter() + time_limit
     radius = _radius(query, lower)
     d = len(query.x)
     low = np.full(d, -np.inf) if query.box is None else query.box.low
@@ -122,18 +131,52 @@ def make_certificate(
     if found_witness:
         header["upper"] = float(upper).hex()
         arrays["witness"] = witness
-    if radius > 0:
-        nodes = KeptNodes(flat_network(query.net), query)
-        found = search_proof(query, nodes, radius, time.perf_counter() + time_limit)
-        if not found.complete:
-            raise InputError(f"certificate: no proof for radius {radius!r}: {found.reason}")
-        arrays |= _root_arrays(nodes, found.root)
-        arrays |= _tree_arrays(found)
-    made = Certificate(header, {k: np.ascontiguousarray(v) for k, v in arrays.items()})
-    if radius > 0 and found.doubtful:
+    if radius == 0:
+        return _certificate(header, arrays)
+    if isinstance(evidence, Traversal):
+        made, reason = _by_regions(query, evidence, radius, header, arrays, deadline)
+        if made is not None:
+            return made
+        header["note"] = f"not by the regions that the traversal explored: {reason}"
+    return _by_branching(query, radius, header, arrays, deadline)
+
+
+def _certificate(header: dict[str, object], arrays: dict[str, np.ndarray]) -> Certificate:
+    return Certificate(header, {k: np.ascontiguousarray(v) for k, v in arrays.items()})
+
+
+def _by_regions(
+    query: Query, evidence: Traversal, radius: float, header: dict[str, object],
+    arrays: dict[str, np.ndarray], deadline: float,
+) -> tuple[Certificate | None, str]:  # fmt: skip
+    """The proof that the regions of a traversal are, or None and why there is none."""
+    found = region_proof(query, evidence, radius, deadline)
+    if found.reason:
+        return None, found.reason
+    made = _certificate({**header, "engine": "traversal"}, {**arrays, **found.arrays})
+    if found.doubtful:
         verdict = check(made, query.net)
         if not verdict.valid:
-            raise InputError(f"certificate: no proof for radius {radius!r}: {verdict.reason}")
+            return None, verdict.reason
+    return made, ""
+
+
+def _by_branching(
+    query: Query, radius: float, header: dict[str, object], arrays: dict[str, np.ndarray],
+    deadline: float,
+) -> Certificate:  # fmt: skip
+    """A proof by branch and bound."""
+    note = f" ({header['note']})" if "note" in header else ""
+    nodes = KeptNodes(flat_network(query.net), query)
+    found = search_proof(query, nodes, radius, deadline)
+    if not found.complete:
+        raise InputError(f"certificate: no proof for radius {radius!r}: {found.reason}{note}")
+    roots, trees = _root_arrays(nodes, found.root), _tree_arrays(found)
+    made = _certificate(header, {**arrays, **roots, **trees})
+    if found.doubtful:
+        verdict = check(made, query.net)
+        if not verdict.valid:
+            raise InputError(f"certificate: no proof for radius {radius!r}: {verdict.reason}{note}")
     return made
 
 
@@ -145,7 +188,8 @@ def _radius(query: Query, lower: float) -> float:
     far = np.maximum(np.abs(low), np.abs(high))
     if not np.isfinite(far).all():
         raise InputError("certificate: that nothing is adversarial can be proved in a box only")
-    return float(np.linalg.norm(far, ord=query.p)) * (1 + MARGIN)
+    # Of a box that is one point any radius holds all.
+    return float(np.linalg.norm(far, ord=query.p)) * (1 + MARGIN) or 1.0
 
 
 def _root_arrays(nodes: KeptNodes, root: Root) -> dict[str, np.ndarray]:

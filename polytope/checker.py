@@ -7,7 +7,8 @@ claims nothing.)  "safe": no
 point of the box of any part of a property has outputs with ``A y <= b``.
 
 **The proofs.**  Trees of pieces of units and of cuts of boxes, with multipliers at their leaves:
-see `polytope.proofs.trees`.
+see `polytope.proofs.trees`.  Or the linear regions around the point, with their neighbours or
+multipliers behind each of their facets: see `polytope.region_checker`; always in exact arithmetic.
 
 **What is trusted.**  Python's integers (python-flint's where it is installed: the same products
 faster), how Python turns floats into fractions and fractions into the nearest floats, numpy's
@@ -39,6 +40,7 @@ from polytope.network.ir import Graph
 from polytope.proofs.enclosed import Enclosed
 from polytope.proofs.sets import Set
 from polytope.proofs.trees import Trees
+from polytope.region_checker import check_regions
 from polytope.verification.property import Property, Unsafe
 from polytope.vnnlib import read_property
 
@@ -63,7 +65,7 @@ def check(
         An .onnx file, or an .npz file that `Network.save` wrote; or what was read already.
     mode : str
         "rational": in exact arithmetic.  "interval": in floats with bounds on their rounding, many
-        times faster; for large proofs.
+        times faster; for large proofs.  Proofs by regions are checked in exact arithmetic always.
     property : path or Property, optional
         A .vnnlib file: check also that the claim implies that nothing that it calls unsafe is
         reached.
@@ -86,7 +88,7 @@ def check(
     _require_denormals()
     graph = _graph(model)
     asked = property if isinstance(property, Property | None) else read_property(property)
-    found, header, reason = _Found(), {}, ""
+    found, header, reason = _Found(mode=mode), {}, ""
     try:
         fields = read(_file(certificate))
         header = fields.header
@@ -100,7 +102,7 @@ def check(
         reason = f"it could not be read as a proof ({plain(str(error))})"
     return Checked(
         not reason, found.claim, found.lower, found.upper, reason, found.leaves,
-        time.perf_counter() - begun, mode, header, found.x, found.low, found.high,
+        time.perf_counter() - begun, found.mode, header, found.x, found.low, found.high,
     )  # fmt: skip
 
 
@@ -111,6 +113,7 @@ class _Found(NamedTuple):
     lower: float = 0.0
     upper: float = math.inf
     leaves: int = 0
+    mode: str = ""
     x: np.ndarray | None = None
     low: np.ndarray | None = None
     high: np.ndarray | None = None
@@ -138,9 +141,11 @@ def _check(fields: Fields, graph: Graph, mode: str, asked: Property | None) -> _
         Trees(layers, outputs, Exact) if mode == "rational" else Trees(layers, outputs, Enclosed)
     )
     if claim == "robust":
-        return _robust(fields, graph, layers, outputs, trees)
+        by_regions = fields.header.get("engine") == "traversal"
+        found = _robust(fields, graph, layers, outputs, trees)
+        return found._replace(mode="rational" if by_regions else mode)
     if claim == "safe":
-        return _Found("safe", leaves=_safe(fields, graph, trees))
+        return _Found("safe", leaves=_safe(fields, graph, trees), mode=mode)
     raise Rejected(f"the certificate claims something unknown ({plain(claim)})")
 
 
@@ -177,7 +182,10 @@ def _robust(
     if header.get("upper") is not None:
         upper = _witness(layers, outputs, fields, p, label, targets)
     leaves = 0
-    if size > 0:
+    if size > 0 and header.get("engine") == "traversal":
+        leads = {t: _lead(outputs, label, t) for t in targets}
+        leaves = check_regions(layers, outputs, fields, p, size, leads)
+    elif size > 0:
         slopes = [_slopes(fields, number, layer) for number, layer in enumerate(layers)]
         root = trees.root(around, slopes)
         none, zero = np.zeros(0), Exact.of(np.zeros(1))
@@ -186,7 +194,7 @@ def _robust(
             tree, multipliers = _tree(fields, str(t))
             leaves += trees.refute(root, lead, zero, tree, none, multipliers)
     lower = math.inf if around.whole and math.isinf(upper) else size
-    return _Found("robust", lower, upper, leaves, x, low, high)
+    return _Found("robust", lower, upper, leaves, "", x, low, high)
 
 
 def _safe(fields: Fields, graph: Graph, trees: Trees[Exact] | Trees[Enclosed]) -> int:

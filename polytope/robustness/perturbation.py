@@ -120,10 +120,14 @@ class Perturbation:
     def certificate(self, time_limit: float = 600.0) -> Certificate:
         """A proof of `lower`, with the witness, that `pt.check` reads.
 
+        What the traversal found is proved by the regions that it explored; all else, and where
+        they are not enough (`note` in the header says why), by a new branch and bound, which leans
+        on fewer bounds than the engine's.
+
         Parameters
         ----------
         time_limit : float
-            Seconds for the search, which leans on fewer bounds than the engine's.
+            Seconds.
 
         Raises
         ------
@@ -133,7 +137,9 @@ class Perturbation:
         """
         from polytope.certificate import make_certificate  # compiled code: only when it is wanted
 
-        return make_certificate(self.query, self.lower, self.witness, self.upper, time_limit)
+        return make_certificate(
+            self.query, self.lower, self.witness, self.upper, time_limit, self.evidence
+        )
 
     @property
     def region(self) -> Region | None:
