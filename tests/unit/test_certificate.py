@@ -116,11 +116,11 @@ def test_the_real_digits(p: object, tmp_path: Path) -> None:
     model = str(data_path("digits", "digits_64_32_32_10.onnx"))
     net = pt.compile(model)
     with np.load(data_path("digits", "digits_64_32_32_10.npz")) as file:
-        X, y = file["points"][[1, 9]].astype(float), file["labels"][[1, 9]].astype(int)
+        X, y = file["points"].astype(float), file["labels"].astype(int)
     for found in pt.minimal_perturbation(net, X, y, p, (0, 1)):  # type: ignore[union-attr]
         path = tmp_path / "proof.cert"
         found.certificate().save(path)
-        assert path.stat().st_size < 100_000
+        assert path.stat().st_size < 200_000
         checked = pt.check(path, model)
         assert checked.valid, checked.reason
         assert checked.upper - checked.lower <= 1e-9
