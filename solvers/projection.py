@@ -329,6 +329,8 @@ class _Distance(torch.autograd.Function):
         step = torch.where(solved.unsqueeze(-1), delta, 0.0)
         on_residual = grad * price
         on_normal = on_residual.unsqueeze(-1) * step
+        if not any(ctx.needs_input_grad[2:4]):
+            return on_normal, on_residual, None, None, None, None, None
         sign = torch.sign(price)
         a, c = weights_and_room(normal, sign, lower, upper)
         z = _priced(a, c, price.abs(), size, ctx.p)

@@ -7,8 +7,9 @@ each unit's gradient is a reverse pass of its own, and autograd goes through all
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,11 +25,59 @@ class Abs(nn.Module):
         return x.abs()
 
 
+class Held:
+    """A module in evaluation mode whose BatchNorm statistics are those of one batch.
+
+    They are functions of the parameters, so gradients go through them.
+    """
+
+    def __init__(self, model: nn.Module, x: torch.Tensor) -> None:
+        self._model = model
+        self._statistics: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+        with self._normalised():
+            model(x)
+
+    @contextlib.contextmanager
+    def _normalised(self) -> Iterator[None]:
+        """While it lasts, BatchNorm layers use the statistics that they first saw."""
+        handles = [
+            module.register_forward_hook(self._normalise)
+            for module in self._model.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _normalise(self, module: Any, args: tuple[torch.Tensor], _: object) -> torch.Tensor:
+        (z,) = args
+        shape = (1, -1, *(1,) * (z.ndim - 2))
+        if module not in self._statistics:
+            channels = z.transpose(0, 1).flatten(1)
+            mean = channels.mean(1)
+            self._statistics[module] = mean, ((channels - mean[:, None]) ** 2).mean(1)
+        mean, variance = (t.reshape(shape) for t in self._statistics[module])
+        found = (z - mean) / torch.sqrt(variance + module.eps)
+        if module.affine:
+            found = found * module.weight.reshape(shape) + module.bias.reshape(shape)
+        return found
+
+    def modules(self) -> Iterator[nn.Module]:
+        return self._model.modules()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        with self._normalised():
+            return self._model(x)
+
+
+Model = nn.Module | Held
 KINKED = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, Abs, nn.MaxPool2d, nn.MaxPool1d)
 
 
 @contextlib.contextmanager
-def seen(model: nn.Module) -> Iterator[list[tuple[nn.Module, torch.Tensor]]]:
+def seen(model: Model) -> Iterator[list[tuple[nn.Module, torch.Tensor]]]:
     """What each activation reads while the model runs, in order."""
     found: list[tuple[nn.Module, torch.Tensor]] = []
     handles = [
@@ -72,12 +121,12 @@ def rows_of(module: nn.Module, z: torch.Tensor) -> list[torch.Tensor]:
 
 
 def everything(
-    model: nn.Module, x: torch.Tensor, hold: Callable[[int], contextlib.AbstractContextManager]
+    model: Model, x: torch.Tensor
 ) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor, torch.Tensor]]:
     """For each point: its rows, their gradients, its logits, and the logits' gradients."""
-    for number, point in enumerate(x):
+    for point in x:
         single = point.unsqueeze(0).clone().requires_grad_()
-        with seen(model) as found, hold(number):
+        with seen(model) as found:
             logits = model(single).flatten()
         rows = [row for module, z in found for row in rows_of(module, z[0])]
         gradients = [gradient_of(row, single) for row in rows]
@@ -93,28 +142,23 @@ def gradient_of(value: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
     return torch.zeros(point.numel(), dtype=point.dtype) if gradient is None else gradient.flatten()
 
 
-def nothing_held(_: int) -> contextlib.AbstractContextManager:
-    return contextlib.nullcontext()
-
-
 def slow_roll(
-    model: nn.Module,
+    model: Model,
     x: torch.Tensor,
     C: float,
     gamma: float | str,
     axes: torch.Tensor | None = None,
-    hold: Callable[[int], contextlib.AbstractContextManager] = nothing_held,
 ) -> torch.Tensor:
     """Eq. 7, 9 and 10."""
     total = x.new_zeros(())
-    for rows, gradients, _, _ in everything(model, x, hold):
+    for rows, gradients, _, _ in everything(model, x):
         losses = []
         for row, gradient in zip(rows, gradients, strict=True):
             square = sum(g * g for g in (gradient if axes is None else gradient[axes]))
             if axes is not None:
                 square = square * len(gradient) / len(axes)
             losses.append(square + C * torch.clamp(1 - abs(row), min=0))
-        losses.sort(key=float, reverse=True)
+        losses.sort(key=torch.Tensor.item, reverse=True)
         count = 1 if gamma == "max" else int(len(losses) * gamma / 100)
         total = total + sum(losses[:count]) / count
     return total / len(x)
@@ -139,20 +183,20 @@ def slow_distance(
 
 
 def slow_region_margin(
-    model: nn.Module, x: torch.Tensor, p: float, box: tuple[float, float] | None = None
+    model: Model, x: torch.Tensor, p: float, box: tuple[float, float] | None = None
 ) -> torch.Tensor:
     """Eq. 4 of ROLL, the regulariser alone."""
     nearest = []
-    for point, (rows, gradients, _, _) in zip(x, everything(model, x, nothing_held), strict=True):
+    for point, (rows, gradients, _, _) in zip(x, everything(model, x), strict=True):
         found = [slow_distance(r, g, point, p, box) for r, g in zip(rows, gradients, strict=True)]
-        least = min(found, key=float)
+        least = min(found, key=torch.Tensor.item)
         if torch.isfinite(least):
             nearest.append(least)
     return -sum(nearest) / len(nearest)
 
 
 def slow_mmr(
-    model: nn.Module,
+    model: Model,
     x: torch.Tensor,
     y: torch.Tensor,
     gamma_b: float | None,
@@ -161,16 +205,15 @@ def slow_mmr(
     box: tuple[float, float] | None = None,
     k_b: int = 1,
     k_d: int | str = 1,
-    hold: Callable[[int], contextlib.AbstractContextManager] = nothing_held,
 ) -> torch.Tensor:
     """Eq. 5 and 6."""
     total = x.new_zeros(())
-    points = zip(x, y.tolist(), everything(model, x, hold), strict=True)
+    points = zip(x, y.tolist(), everything(model, x), strict=True)
     for point, label, (rows, gradients, logits, jacobian) in points:
         if gamma_b is not None:
             near = [slow_distance(r, g, point, p, box)
                     for r, g in zip(rows, gradients, strict=True)]  # fmt: skip
-            near.sort(key=float)
+            near.sort(key=torch.Tensor.item)
             total = total + sum(torch.clamp(1 - d / gamma_b, min=0) for d in near[:k_b]) / k_b
         if gamma_d is not None:
             signed = []
@@ -179,7 +222,7 @@ def slow_mmr(
                     gap = logits[label] - logits[s]
                     size = slow_distance(gap, jacobian[label] - jacobian[s], point, p, box)
                     signed.append(size if gap >= 0 or not torch.isfinite(size) else -size)
-            signed.sort(key=float)
+            signed.sort(key=torch.Tensor.item)
             count = len(signed) if k_d == "all" else k_d
             hinges = [torch.clamp(1 - d / gamma_d, min=0) for d in signed[:count]]
             total = total + sum(hinges) / count

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
+
+from polytope.errors import InputError
 
 #: Makes the terms from the constants and further tensors: leaves, whose gradients are wanted.
 Terms = Callable[[Mapping[str, torch.Tensor], Sequence[torch.Tensor]], Iterator[torch.Tensor]]
@@ -71,8 +72,12 @@ class _Accumulated(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise InputError(
+                "create_graph=True: got it for a loss whose gradient is already taken, expected "
+                "False; these losses can be differentiated once only"
+            )
         found = iter(ctx.saved_tensors)
         scaled = []
         for need in ctx.needed:

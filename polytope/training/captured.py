@@ -285,15 +285,25 @@ def precision(captured: Captured, what: str) -> tuple[torch.dtype, torch.device]
     return dtype, device
 
 
-def require_finite(captured: Captured, x: torch.Tensor, loss: torch.Tensor, what: str) -> None:
+def require_finite(captured: Captured, computed: torch.Tensor, what: str) -> None:
     """Say where NaN or infinity came from.
+
+    Parameters
+    ----------
+    captured : Captured
+    computed : tensor
+        What must be finite.
+    what : str
+        The loss, for messages.
 
     Raises
     ------
+    InputError
+        Naming the first parameter that is not finite.
     PolytopeError
-        Naming the first parameter that is not finite, or the overflow.
+        If all are, so that the values overflow.
     """
-    if bool(torch.isfinite(loss)):
+    if bool(torch.isfinite(computed).all()):
         return
     for name, tensor in tensors_of(captured.model):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -302,6 +312,6 @@ def require_finite(captured: Captured, x: torch.Tensor, loss: torch.Tensor, what
                 "an earlier state with a smaller learning rate or weight"
             )
     raise PolytopeError(
-        f"{what}: the loss is {float(loss)} although the parameters and the {len(x)} points are "
-        f"finite: the values overflow {x.dtype}; lower the learning rate, or train in float64"
+        f"{what}: NaN or infinity although the parameters and the points are finite: the values "
+        f"overflow {computed.dtype}; lower the learning rate, or train in float64"
     )

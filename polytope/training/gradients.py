@@ -16,7 +16,7 @@ from torch.linalg import vector_norm
 from polytope.errors import InputError
 from polytope.jacobians import layer_gradients
 from polytope.network.engine import Engine, gather_windows
-from polytope.network.ir import Layer, Max
+from polytope.network.ir import Layer, Max, Piecewise
 from polytope.rows import given_pieces
 from polytope.training.frozen import (
     Frozen,
@@ -40,6 +40,11 @@ Constants = Mapping[str, torch.Tensor]
 #: counted: more would leave its cache (measured: 2.5 times slower at 64 points of 4x300).
 GRAM_CACHE = 2**20
 
+#: Bytes of pairs that are pulled back at once on a CPU, where fresh pages cost more than loops.
+PAIR_CACHE = 2**27
+#: Bytes of images of directions that are held at once on a CPU, for the same reason.
+DIRECTIONS_CACHE = 2**26
+
 #: How all gradients, or their norms, are computed.
 TrainingMethod: TypeAlias = Literal["auto", "gram", "dynamic", "perturbation", "backprop"]
 
@@ -56,16 +61,26 @@ class Budget:
 
     memory: int
 
-    def points_and_axes(self, net: Engine, itemsize: int, axes: int) -> tuple[int, int]:
-        """Points and input coordinates of one chunk of directions with their graph."""
-        each = 3 * sum(node.size for node in net.graph.nodes) * itemsize
-        block = max(1, min(axes, self.memory // each))
-        return max(1, self.memory // (each * block)), block
+    def points_and_axes(self, net: Engine, x: torch.Tensor, axes: int) -> tuple[int, int]:
+        """Points and input coordinates of one chunk of directions, with their graph.
 
-    def pairs(self, net: Engine, itemsize: int) -> int:
+        What lies before every unit is the same for all points and is counted once.
+        """
+        shared, own = _sizes(net)
+        direction = 3 * x.element_size()
+        block = max(1, min(axes, self.memory // (direction * (shared + own))))
+        memory = self.memory
+        if x.device.type == "cpu":
+            memory = min(memory, max(DIRECTIONS_CACHE, direction * block * (shared + own)))
+        if not own:
+            return len(x), block
+        return max(1, (memory // (direction * block) - shared) // own), block
+
+    def pairs(self, net: Engine, x: torch.Tensor) -> int:
         """Pairs of a point and a row whose gradients are pulled back at once, with graph."""
         each = 4 * sum(node.size for node in net.graph.nodes) + 8 * net.input_size
-        return max(1, self.memory // (each * itemsize))
+        memory = min(self.memory, PAIR_CACHE) if x.device.type == "cpu" else self.memory
+        return max(1, memory // (each * x.element_size()))
 
     def chain_points(self, net: Engine, x: torch.Tensor) -> int:
         """Points whose Gram matrices are held at once."""
@@ -74,6 +89,23 @@ class Budget:
             return most
         widest = max(layer.units for layer in net.layers)
         return min(most, max(1, 4 * GRAM_CACHE // (widest**2 * x.element_size())))
+
+
+def _sizes(net: Engine) -> tuple[int, int]:
+    """Elements of the nodes that directions pass before every unit, and behind some."""
+    nodes = net.graph.nodes
+    behind: set[int] = set()
+    shared = own = 0
+    for number in range(net.layers[-1].node):
+        node = nodes[number]
+        if isinstance(node.op, Piecewise | Max) or behind.intersection(node.inputs):
+            behind.add(number)
+            own += node.size
+        else:
+            shared += node.size
+    if net.layers[-1].is_max:
+        own += net.layers[-1].units * net.layers[-1].slots
+    return shared, own
 
 
 def choose_method(
@@ -129,7 +161,7 @@ def row_norms(frozen: Frozen, q: float, method: TrainingMethod, budget: Budget) 
             chain = chain_of(net)
             assert chain is not None
             return _norms_of_chain(frozen, chain, c, budget)
-        points, block = budget.points_and_axes(net, x.element_size(), net.input_size)
+        points, block = budget.points_and_axes(net, x, net.input_size)
         found = []
         for part in spans(len(x), points):
             norms: list[torch.Tensor] = []
@@ -157,10 +189,11 @@ def gradients(
         decide = given_pieces(_all_pieces(frozen)[points])
         with torch.set_grad_enabled(torch.is_grad_enabled() or method == "backprop"):
             for state in layer_gradients(frozen.net, x, method, c, decide, axes):
-                if state.layer is not None:
-                    assert state.gradients is not None
-                    yield state.layer, state.gradients
-        return
+                assert state.layer is not None
+                assert state.gradients is not None
+                yield state.layer, state.gradients
+                if state.layer == frozen.net.layers[-1]:
+                    return
     positions = torch.arange(frozen.net.input_size, device=x.device)[axes]
     ones = x.new_zeros(len(positions), frozen.net.input_size)
     ones.scatter_(1, positions.unsqueeze(1), 1.0)

@@ -19,7 +19,6 @@ from polytope.rows import classes_of
 from polytope.sets import BoxLike, as_box
 from polytope.training.pairs import decision_rows, geometry_of, nearest_rows, sum_over_pairs
 from polytope.training.regulariser import Regulariser
-from polytope.training.roll import _device_type
 from polytope.training.schedules import Ramp, finite, value_at
 from solvers.norms import NormLike
 
@@ -154,7 +153,7 @@ class MMR(Regulariser):
         """
         weight = self._weight(epoch)
         p, box = as_norm(self.p), as_box(self.box, self._captured.net.input_size)
-        with torch.autocast(_device_type(x), enabled=False):
+        with self._full_precision():
             frozen = self._freeze(x)
             require_inside(frozen.x, box)
             labels = None if self.gamma_d is None else self._labels(y, frozen.x)
@@ -175,7 +174,7 @@ class MMR(Regulariser):
                 return scale * (shares[part] * (1 - distance / margins[part]).clamp(min=0)).sum()
 
             loss = sum_over_pairs(geometry, samples, rows, hinge)
-            return self._checked(frozen, loss)
+            return self._checked(loss)
 
     def _nearest(self, epoch: object) -> int:
         """How many hyperplanes of the region count in an epoch."""

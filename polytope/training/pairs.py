@@ -51,8 +51,7 @@ class Geometry:
 
     def chunks(self, pairs: int) -> list[slice]:
         """Parts of the pairs that fit into memory."""
-        x = self.frozen.x
-        return spans(pairs, self.budget.pairs(self.frozen.net, x.element_size()))
+        return spans(pairs, self.budget.pairs(self.frozen.net, self.frozen.x))
 
 
 def geometry_of(

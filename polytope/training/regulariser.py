@@ -38,7 +38,7 @@ class Regulariser(ABC):
     rows are nearest, carry no gradient, as in the papers.
 
     The network that is regularised is the one in evaluation mode: dropout is off. Gradients are
-    of first order: `backward` works, ``create_graph=True`` through it is refused by torch.
+    of first order: ``create_graph=True`` is refused.
     """
 
     model: nn.Module = field(repr=False)
@@ -76,6 +76,11 @@ class Regulariser(ABC):
     def _budget(self) -> Budget:
         return Budget(self.memory)
 
+    def _full_precision(self) -> torch.autocast:
+        """Autocast off: gradients of gradients need the parameters' own precision."""
+        _, device = precision(self._captured, self._name)
+        return torch.autocast(device.type, enabled=False)
+
     def _weight(self, epoch: object) -> float:
         return value_at(self.weight, epoch, self._name)
 
@@ -92,6 +97,8 @@ class Regulariser(ABC):
         InputError
             For points of another shape, dtype or device than the module's, NaN, none at all, or
             points that ask for a gradient.
+        PolytopeError
+            If the values overflow.
         """
         own = require_statistics(self._captured, self.batch_norm, self._name)
         dtype, device = precision(self._captured, self._name)
@@ -113,15 +120,17 @@ class Regulariser(ABC):
                 f"{self._name}: x: is on {points.device}, but the model is on {device}; move one "
                 "of them"
             )
-        return freeze(self._captured, points, own, self._name)
+        frozen = freeze(self._captured, points, own, self._name)
+        for computed in (frozen.values, frozen.logits):
+            require_finite(self._captured, computed.detach(), self._name)
+        return frozen
 
     def _labels(self, y: object, x: torch.Tensor) -> torch.Tensor:
         if y is None:
             raise InputError(f"{self._name}: y: got none, expected the label of every point")
         return as_labels(y, len(x), classes_of(self._captured.net)).to(x.device)
 
-    def _checked(self, frozen: Frozen, loss: torch.Tensor) -> torch.Tensor:
-        """The loss, if it and the outputs are finite."""
-        probe = loss.detach() + 0 * frozen.logits.detach().sum()
-        require_finite(self._captured, frozen.x, probe, self._name)
+    def _checked(self, loss: torch.Tensor) -> torch.Tensor:
+        """The loss, if it is finite."""
+        require_finite(self._captured, loss.detach(), self._name)
         return loss

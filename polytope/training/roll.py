@@ -177,12 +177,12 @@ class ROLL(Regulariser):
         trailing softmax is taken off.
         """
         weight = self._weight(epoch)
-        with torch.autocast(_device_type(x), enabled=False):
+        with self._full_precision():
             frozen = self._freeze(x)
             loss = weight * (
                 self._plain(frozen, generator) if self.gamma == 100 else self._top(frozen)
             )
-            return frozen.logits, self._checked(frozen, loss)
+            return frozen.logits, self._checked(loss)
 
     def _hinge(self, values: torch.Tensor) -> torch.Tensor:
         return self.C * (1 - values.abs()).clamp(min=0)
@@ -224,7 +224,7 @@ class ROLL(Regulariser):
         """The weighted sum of squared derivatives, in chunks of points and axes."""
         x, inputs = frozen.x, frozen.net.input_size
         count = inputs if drawn is None else len(drawn)
-        size, block = self._budget.points_and_axes(frozen.net, x.element_size(), count)
+        size, block = self._budget.points_and_axes(frozen.net, x, count)
         factor = inputs / count
 
         def terms(c: Constants, _: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -271,7 +271,7 @@ class ROLL(Regulariser):
         samples, rows = weights.nonzero(as_tuple=True)
         if len(rows) >= len(x) * net.input_size:
             return hinge + self._squares(frozen, method, weights, None)
-        pairs = self._budget.pairs(net, x.element_size())
+        pairs = self._budget.pairs(net, x)
 
         def terms(c: Constants, _: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
             for part in spans(len(rows), pairs):
@@ -351,7 +351,7 @@ class RegionMargin(Regulariser):
         del y
         weight = self._weight(epoch)
         box = as_box(self.box, self._captured.net.input_size)
-        with torch.autocast(_device_type(x), enabled=False):
+        with self._full_precision():
             frozen = self._freeze(x)
             require_inside(frozen.x, box)
             p = as_norm(self.p)
@@ -364,9 +364,4 @@ class RegionMargin(Regulariser):
             loss = sum_over_pairs(
                 geometry, samples, row[samples, column], lambda found, _: scale * found.sum()
             )
-            return self._checked(frozen, loss)
-
-
-def _device_type(x: object) -> str:
-    """The kind of device that a batch is on."""
-    return x.device.type if isinstance(x, torch.Tensor) else "cpu"
+            return self._checked(loss)
