@@ -241,7 +241,7 @@ def _summary(
     for name, rows in found.methods.items():
         closed = int(rows.exact.sum())
         spent = [row.stats.seconds for row in rows]
-        text = "closed by proof"
+        text = f"closed by proof ({', '.join(sorted({row.exactness for row in rows}))})"
         if name.startswith("mip"):
             near = [abs(r.claimed - r.upper) <= 1e-6 * r.upper for r in rows]
             closed, text = int(np.sum(near)), "claimed as optimal by the solver"

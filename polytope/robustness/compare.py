@@ -102,6 +102,7 @@ class CrossCheck:
             if name.startswith("mip"):
                 columns[f"{name} claimed"] = [row.claimed for row in found]
             columns[f"{name} status"] = [row.status for row in found]
+            columns[f"{name} exactness"] = [row.exactness for row in found]
             columns[f"{name} seconds"] = [row.stats.seconds for row in found]
         for name, attacked in self.attacks.items():
             columns[name] = attacked.distance
