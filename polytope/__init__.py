@@ -24,6 +24,7 @@ def _refuse_foreign_distribution(folder: str) -> None:
 
 _refuse_foreign_distribution(_os.path.dirname(_os.path.dirname(_os.path.abspath(__file__))))
 
+from polytope import training  # noqa: E402
 from polytope.certificate_file import Checked  # noqa: E402
 from polytope.checker import check  # noqa: E402
 from polytope.distances import (  # noqa: E402
@@ -116,5 +117,6 @@ __all__ = [
     "resume",
     "stability_intervals",
     "stationary_radius",
+    "training",
     "verify",
 ]
