@@ -188,17 +188,18 @@ class Pulled:
         self._read = [_applied(map_, self._outs) for map_ in self._maps[:1]]
 
     def unpacked(self, packed: np.ndarray) -> np.ndarray:
-        """The pieces (n, units) of packed patterns: layer by layer, the lowest bits first."""
+        """The pieces, int32 (n, units), of packed patterns: by layers, the lowest bits first."""
         bits, found, at = np.unpackbits(packed, axis=1), [], 0
         for layer in self._layers:
             number = _slots(layer) + (0 if isinstance(layer.units, Windows) else 1)
             planes = max(1, (number - 1).bit_length())
             own = bits[:, at : at + planes * layer.count].reshape(len(bits), planes, layer.count)
-            found.append((own.astype(np.int64) << np.arange(planes)[:, None]).sum(axis=1))
+            powers = 2 ** np.arange(planes, dtype=np.int32)
+            found.append((own * powers[:, None]).sum(axis=1, dtype=np.int32))
             at += planes * layer.count
         if packed.shape[1] != (at + 7) // 8:
             raise Rejected("the patterns are of another size")
-        pieces = np.concatenate([np.zeros((len(bits), 0), np.int64), *found], axis=1)
+        pieces = np.concatenate([np.zeros((len(bits), 0), np.int32), *found], axis=1)
         if (pieces >= self.limits).any():
             raise Rejected("a pattern has a piece that its unit does not have")
         unit = 0

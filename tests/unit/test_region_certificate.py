@@ -22,6 +22,7 @@ from polytope.network.exact_layers import Exact, layers_of
 from polytope.network.ir import Piecewise
 from polytope.pattern import ActivationPattern
 from polytope.proofs.region_rows import Pulled, Steps, sides
+from polytope.regions.exact_interior import interior_point, multipliers_of_nothing
 from polytope.robustness import engines
 from polytope.robustness import region_proof as maker
 from polytope.robustness.region_proof import region_proof
@@ -130,7 +131,7 @@ def test_degenerate_networks(flaw: str, p: object) -> None:
 def test_drawn_questions() -> None:
     """Of all kinds and flaws; those that regions do not prove are proved otherwise, by name."""
     regions = others = 0
-    for seed in range(60):
+    for seed in range(45):
         rng = np.random.default_rng(seed)
         kind, flaw, place, box = (str(rng.choice(c)) for c in (KINDS, FLAWS, PLACES, BOXES))
         drawn = draw(seed, int(rng.integers(2, 5)), kind, flaw, place, box, bool(rng.integers(2)))
@@ -143,7 +144,7 @@ def test_drawn_questions() -> None:
         assert checked.valid, (seed, checked.reason)
         regions += certificate.header["engine"] == "traversal"
         others += "note" in certificate.header
-    assert regions >= 40
+    assert regions >= 30
     assert others <= 2
 
 
@@ -269,7 +270,7 @@ def examples() -> list[tuple[pt.Network, pt.Perturbation, Certificate]]:
     found = []
     for net, p, box in zip(nets, (2, 1, "inf", 2), ((-2, 2), None, (-2, 2), (-1, 1)), strict=True):
         rows = [traversed(net, np.random.default_rng(seed).uniform(-1, 1, 3), p, box)
-                for seed in range(20)]  # fmt: skip
+                for seed in range(12)]  # fmt: skip
         row = max((row for row in rows if math.isfinite(row.upper)), key=lambda r: r.stats.regions)
         assert row.stats.regions >= 6
         found.append((net, row, accepted(row, net)))
@@ -349,7 +350,7 @@ def test_hundreds_of_changes(examples) -> None:  # type: ignore[no-untyped-def]
     rejected = 0
     reasons = set()
     for net, found, certificate in examples:
-        for _ in range(150):
+        for _ in range(100):
             other = changed(certificate, rng)
             checked = pt.check(other, net)
             if not checked.valid:
@@ -369,7 +370,7 @@ def test_hundreds_of_changes(examples) -> None:  # type: ignore[no-untyped-def]
                 target=header["target"],
             )  # fmt: skip
             assert float.fromhex(str(header["radius"])) <= truth.upper  # type: ignore[union-attr]
-    assert rejected >= 250
+    assert rejected >= 200
     assert len(reasons) >= 10
 
 
@@ -390,10 +391,10 @@ def nearest_region(parts: Parts, net: pt.Network, found: pt.Perturbation) -> lis
 def test_a_region_that_is_skipped_is_missed(examples) -> None:  # type: ignore[no-untyped-def]
     """The region of the witness, left out in every way, and a radius beyond the witness."""
     for net, found, certificate in examples:
-        for factor in (1.0, 1.05):
+        for factor in (1 + 1e-9, 1.05):
             for lie in range(4):
                 parts = Parts(certificate)
-                parts.header["radius"] = (found.upper * factor * (1 + 1e-9)).hex()
+                parts.header["radius"] = (found.upper * factor).hex()
                 parts.header["upper"] = None
                 held = nearest_region(parts, net, found)
                 assert held
@@ -539,6 +540,23 @@ def test_functions_that_touch_zero() -> None:
     weak = steps.positive(rows, np.zeros(5, bool))
     assert weak.tolist() == [True, True, False, True, True]
     assert steps.positive(rows, np.ones(5, bool)).tolist() == [False, False, False, False, True]
+
+
+def test_multipliers_of_rows_without_an_inside() -> None:
+    rng = np.random.default_rng(0)
+    empty = 0
+    for _ in range(60):
+        k = int(rng.integers(1, 4))
+        rows = rng.integers(-2, 3, (int(rng.integers(2, 8)), k + 1)).astype(object)
+        found = multipliers_of_nothing(rows)
+        assert (found is None) == (interior_point(rows) is not None)
+        if found is not None:
+            total = (np.array(found, dtype=object)[:, None] * rows).sum(axis=0)
+            assert min(found) >= 0 < max(found)
+            assert not total[:-1].any()
+            assert total[-1] >= 0
+            empty += 1
+    assert 15 <= empty <= 55
 
 
 def test_sides_of_hyperplanes() -> None:
