@@ -135,7 +135,7 @@ class Perturbation:
             If no proof was found: nothing is proved (lower is 0 and there is no witness), or time
             was up.
         """
-        from polytope.certificate import make_certificate  # compiled code: only when it is wanted
+        from polytope.robustness.robust_certificate import make_certificate  # compiled code
 
         return make_certificate(
             self.query, self.lower, self.witness, self.upper, time_limit, self.evidence

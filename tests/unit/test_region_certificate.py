@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import polytope as pt
-from polytope.certificate import Certificate, make_certificate
+from polytope.certificate import Certificate
 from polytope.certificate_file import Rejected
 from polytope.errors import InputError
 from polytope.network import exact_layers
@@ -27,6 +27,7 @@ from polytope.robustness import engines
 from polytope.robustness import region_proof as maker
 from polytope.robustness.region_proof import region_proof
 from polytope.robustness.region_proof_exact import pieces_meet
+from polytope.robustness.robust_certificate import make_certificate
 from polytope.robustness.traversal_evidence import Traversal, packed, unpacked
 from tests.data import data_path
 from tests.oracle.small_questions import BOXES, FLAWS, KINDS, PLACES, draw
