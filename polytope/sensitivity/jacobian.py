@@ -46,6 +46,15 @@ class JacobianBounds:
     method: str
     exactness: str
 
+    def __repr__(self) -> str:
+        """The sizes and how much is known: the arrays fill screens."""
+        sets = "" if self.lower.ndim == 2 else f"{len(self.lower)} sets, "
+        outputs, d = self.lower.shape[-2:]
+        return (
+            f"JacobianBounds({sets}{outputs} outputs x {d} inputs, {self.method}, "
+            f"{self.exactness}, {self.signed.mean():.1%} of the signs known)"
+        )
+
     @property
     def size(self) -> np.ndarray:
         """The largest absolute value that each entry may have."""

@@ -52,6 +52,14 @@ class PreactivationBounds:
     method: str
     exactness: str
 
+    def __repr__(self) -> str:
+        """The sizes alone: the arrays fill screens."""
+        layers = ", ".join(
+            f"{name}: {low.shape[-1]}" for name, low in zip(self.names, self.lower, strict=True)
+        )
+        sets = "" if self.output_lower.ndim == 1 else f"{len(self.output_lower)} sets, "
+        return f"PreactivationBounds({sets}{layers}; {self.method}, {self.exactness})"
+
 
 def preactivation_bounds(
     net: Network,

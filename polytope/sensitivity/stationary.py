@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from polytope.sensitivity.jacobian import JacobianMethod, blocks, bounds_over, r
 from polytope.sensitivity.samples import jacobians
 from polytope.sets import BoxLike, as_box
 from solvers.norms import NormLike, dual_exponent
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,12 @@ class StationaryRadii:
     def __len__(self) -> int:
         """Number of points."""
         return len(self.radius)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per point, as a pandas table."""
+        import pandas as pd  # slow to import, and only needed here
+
+        return pd.DataFrame({f.name: getattr(self, f.name) for f in fields(self)})
 
 
 def stationary_radius(

@@ -371,3 +371,18 @@ def test_an_overflow_is_infinite_and_no_nan() -> None:
         assert (found.lower <= found.upper).all()
         constant = pt.lipschitz(net, pt.Ball(np.zeros(4), 1.0, 2), 2, 2, method)
         assert constant.upper == INF
+
+
+def test_results_print_shortly_and_become_tables() -> None:
+    found = pt.jacobian_bounds(NET, [BALL, BALL], "fastlip")
+    assert re.fullmatch(
+        r"JacobianBounds\(2 sets, 2 outputs x 3 inputs, fastlip, safe-float, [\d.]+% of the signs "
+        r"known\)",
+        repr(found),
+    )
+    layers = pt.preactivation_bounds(NET, BALL)
+    assert repr(layers).endswith("; crown, safe-float)")
+    assert len(repr(layers)) < 200
+    X = np.stack([CENTER, CENTER])
+    table = pt.stationary_radius(NET, X).to_frame()
+    assert list(table["radius"]) == list(pt.stationary_radius(NET, X).radius)
