@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import get_args
+from typing import ClassVar, get_args
 
 import torch
 from torch import nn
@@ -24,11 +23,12 @@ from polytope.training.captured import (
 )
 from polytope.training.frozen import Frozen, freeze
 from polytope.training.gradients import Budget, TrainingMethod, choose_method
+from polytope.training.loss import TrainingLoss
 from polytope.training.schedules import Ramp, as_weight, value_at
 
 
 @dataclass(frozen=True, eq=False)
-class Regulariser(ABC):
+class Regulariser(TrainingLoss):
     """A loss of a module's linear regions, to be added to the loss of the task.
 
     Called as ``loss(x, y, epoch=epoch)`` inside any training loop; it returns a scalar tensor
@@ -40,6 +40,8 @@ class Regulariser(ABC):
     The network that is regularised is the one in evaluation mode: dropout is off. Gradients are
     of first order: ``create_graph=True`` is refused.
     """
+
+    replaces_task: ClassVar[bool] = False
 
     model: nn.Module = field(repr=False)
     input_shape: Sequence[int] | int
@@ -63,14 +65,6 @@ class Regulariser(ABC):
             )
         captured = capture(self.model, self.input_shape, self._name)
         object.__setattr__(self, "_captured", captured)
-
-    @abstractmethod
-    def __call__(self, x: object, y: object = None, *, epoch: float | None = None) -> torch.Tensor:
-        """The loss of a batch of points x with labels y, in an epoch counted from 1."""
-
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
 
     @property
     def _budget(self) -> Budget:
