@@ -35,6 +35,7 @@ from polytope.distances import (  # noqa: E402
 )
 from polytope.enumeration import region_graph, resume  # noqa: E402
 from polytope.errors import PolytopeError  # noqa: E402
+from polytope.examples import Examples  # noqa: E402
 from polytope.extremes.distortion import GradientDistortion, gradient_distortion  # noqa: E402
 from polytope.extremes.linearity import LocalLinearity, local_linearity  # noqa: E402
 from polytope.extremes.lipschitz import exact_lipschitz  # noqa: E402
@@ -47,6 +48,7 @@ from polytope.margins import (  # noqa: E402
     stability_intervals,
 )
 from polytope.model import Network, compile, load  # noqa: E402
+from polytope.named_datasets import Dataset, load_dataset  # noqa: E402
 from polytope.pattern import ActivationPattern  # noqa: E402
 from polytope.region import Region  # noqa: E402
 from polytope.region_plot import plot_regions  # noqa: E402
@@ -77,7 +79,9 @@ __all__ = [
     "CertifiedRadii",
     "Checked",
     "CrossCheck",
+    "Dataset",
     "DecisionDistance",
+    "Examples",
     "GradientDistortion",
     "HPolytope",
     "JacobianBounds",
@@ -109,6 +113,7 @@ __all__ = [
     "lipschitz",
     "lipschitz_mip",
     "load",
+    "load_dataset",
     "local_linearity",
     "minimal_perturbation",
     "plot_regions",

@@ -25,5 +25,9 @@ class FileProblem(PolytopeError, OSError):
     """A file is missing, empty, damaged, of another kind, or cannot be written."""
 
 
+class Diverged(PolytopeError):
+    """A training met NaN or infinity: where, and which state was kept."""
+
+
 class Notice(UserWarning):
     """Something that polytope did on its own and that the user should know."""

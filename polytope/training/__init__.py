@@ -12,12 +12,23 @@ the cross entropy if there is one among them, the cross entropy otherwise, and a
 
 >>> losses = [pt.training.MMR(model, (784,), 0.4, 0.4, p=2)]  # doctest: +SKIP
 >>> pt.training.total_loss(model, losses, x, y, epoch=epoch).backward()  # doctest: +SKIP
+
+For those without a loop of their own, `train` takes `Examples` and a `Recipe`:
+
+>>> data = pt.load_dataset("digits")  # doctest: +SKIP
+>>> done = pt.training.train(model, data.train, Recipe(epochs=20), losses=losses)  # doctest: +SKIP
 """
 
+from polytope.training.evaluation import Evaluation, evaluate
 from polytope.training.loss import TrainingLoss, total_loss
 from polytope.training.mmr import MMR
+from polytope.training.recipe import Recipe
 from polytope.training.regulariser import Regulariser
 from polytope.training.roll import ROLL, RegionMargin
 from polytope.training.schedules import Ramp
+from polytope.training.trainer import Trained, train
 
-__all__ = ["MMR", "ROLL", "Ramp", "RegionMargin", "Regulariser", "TrainingLoss", "total_loss"]
+__all__ = [
+    "MMR", "ROLL", "Evaluation", "Ramp", "Recipe", "RegionMargin", "Regulariser", "Trained",
+    "TrainingLoss", "evaluate", "total_loss", "train",
+]  # fmt: skip
