@@ -104,7 +104,8 @@ def add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     )  # fmt: skip
     own.add_argument(
         "--attacks", metavar="A,A,...", type=read_words, default=list(ATTACKS),
-        help="pgd, linear_region, carlini_wagner (norm 2 alone), or none "
+        help="pgd, linear_region, deepfool, carlini_wagner (norm 2 alone); of a fixed size: "
+        "fgsm:EPS, fgsm_20:EPS, untargeted:EPS, random_targeted:EPS, multi_targeted:EPS; or none "
         f"(default: {','.join(ATTACKS)})",
     )  # fmt: skip
     own.add_argument(

@@ -36,13 +36,18 @@ class Attacked:
         Distance in the norm asked for, rounded up; inf where nothing was found (which proves
         nothing), 0 where the point itself is adversarial.
     witness : array (n, d)
-        In the box and adversarial in exact arithmetic: another class (or the target) is at
-        least as high as the label. NaN where nothing was found.
+        In the box and proved adversarial: another class (or the target) is at least as high as
+        the label. NaN where nothing was found.
     native_distance, native_witness : arrays (n,), (n, d)
         The same for a point that the source model itself decides otherwise, in its own dtype;
         inf and NaN where none was found.
     label, target : int arrays (n,)
         The class left, and the class reached (-1 where nothing was found).
+    proof : str array (n,)
+        How the witness was proved: "exact", in exact arithmetic; "interval", of a network with
+        smooth activations, in interval arithmetic rounded outwards (the library's exponentials
+        and arc tangents are taken to be accurate to 8 units in the last place). "" where there
+        is none.
     queries : int array (n,)
         Points at which the network was evaluated to propose (gradients included).
     seconds : array (n,)
@@ -59,6 +64,7 @@ class Attacked:
     native_witness: np.ndarray
     label: np.ndarray
     target: np.ndarray
+    proof: np.ndarray
     queries: np.ndarray
     seconds: np.ndarray
     seed: np.ndarray
@@ -69,7 +75,10 @@ class Attacked:
 
     @property
     def found(self) -> np.ndarray:
-        """Which points have a witness: bool (n,)."""
+        """Which points have a witness: bool (n,).
+
+        Given the true labels, the mean of its negation is the accuracy under the attack.
+        """
         return np.asarray(np.isfinite(self.distance))
 
 
@@ -89,6 +98,14 @@ class Attack(ABC):
 
     def check(self, p: float) -> None:  # noqa: B027 (most attacks take every norm)
         """Refuse a norm that the attack cannot minimise, by an `InputError`."""
+
+    def radius(self) -> float:
+        """The largest distance that counts; inf for attacks that minimise it."""
+        return math.inf
+
+    def needs_regions(self) -> bool:
+        """Whether the attack works on piecewise-linear networks alone."""
+        return False
 
     def copies(self) -> int:
         """Points that are evaluated at once for each point attacked, to bound the memory."""
@@ -143,10 +160,12 @@ class Attack(ABC):
         InputError
             For unusable points, labels, targets, norm, box, seed or time limit.
         SmoothActivation
-            If the network is not piecewise linear.
+            If the network is not piecewise linear, and the attack or `polish` needs that.
         """
         begin = time.perf_counter()
-        net.require_piecewise_linear(type(self).__name__)
+        if self.needs_regions() or polish:
+            also = "" if self.needs_regions() else " with polish=True"
+            net.require_piecewise_linear(f"{type(self).__name__}{also}")
         exponent, limits = as_norm(p), as_box(box, net.input_size)
         self.check(exponent)
         x = as_batch(net, X)
@@ -189,15 +208,23 @@ class Attack(ABC):
             if polish:
                 distance[rows], witness[rows] = polished_batch(part, distance[rows], witness[rows])
         stopped[rows] = task.expired
+        self._drop_far(distance, witness)
         native_distance, native_witness = native_witnesses(
             net, points, witness, criterion.labels, task.box, task.p, criterion.targets
         )
+        self._drop_far(native_distance, native_witness)
+        kind = "interval" if net.graph.smooth else "exact"
         return Attacked(
             distance, witness, native_distance, native_witness, criterion.labels,
-            _reached(task, witness), task.queries,
+            _reached(task, witness), np.where(np.isfinite(distance), kind, ""), task.queries,
             np.full(len(task), (time.perf_counter() - begin) / max(len(task), 1)), task.seeds,
             stopped,
         )  # fmt: skip
+
+    def _drop_far(self, distance: np.ndarray, witness: np.ndarray) -> None:
+        """Take back, in place, what is farther than the attack's radius."""
+        far = distance > self.radius()
+        distance[far], witness[far] = math.inf, np.nan
 
 
 def _part(task: Task, rows: np.ndarray) -> Task:

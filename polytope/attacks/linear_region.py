@@ -92,6 +92,10 @@ class LinearRegion(Attack):
         for start in self.starts:
             start.check(p)
 
+    def needs_regions(self) -> bool:
+        """It solves programs on them."""
+        return True
+
     def copies(self) -> int:
         """Points evaluated at once for each point attacked."""
         return max((start.copies() for start in self.starts), default=1)

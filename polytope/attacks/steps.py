@@ -1,15 +1,20 @@
-"""Steps inside an l_p ball met with a box: projection, steepest ascent, sizes."""
+"""Steps inside an l_p ball met with a box: projection, steepest ascent, sizes, radii."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
+from polytope.errors import InputError
 from solvers.norms import dual_exponent
 
 #: Halvings of the multiplier in a projection: a step may fall short of the sphere by 1e-9 of it.
 HALVINGS = 30
+#: Attacks of fixed size keep inside their ball by this part of its radius, so that a distance is
+#: within the radius although it is rounded up; far less than the radius itself is known to.
+INSIDE = 1e-9
 
 
 def sizes(step: torch.Tensor, p: float) -> torch.Tensor:
@@ -99,3 +104,23 @@ def steepest(gradient: torch.Tensor, p: float, keep: torch.Tensor) -> torch.Tens
     direction = relative.sign() * relative.abs() ** (dual_exponent(p) - 1)
     size = sizes(direction, p)[:, None]
     return torch.where(size > 0, direction / size, 0.0)
+
+
+def ball_radius(eps: float) -> float:
+    """The radius to which an attack of fixed size projects: `eps`, less `INSIDE` of it."""
+    return float(eps) * (1 - INSIDE)
+
+
+def positive_size(value: object, name: str) -> None:
+    """Refuse what is no positive finite number.
+
+    Raises
+    ------
+    InputError
+        Naming the setting.
+    """
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not (number and 0 < value < math.inf):  # type: ignore[operator]
+        raise InputError(
+            f"{name}: got {value!r}, expected a positive number, in units of the network's input"
+        )

@@ -144,8 +144,9 @@ def cross_check(
     methods : iterable of str
         As for `minimal_perturbation`; a solver may follow "mip" ("mip:scip").
     attacks : iterable of str, Attack or callable
-        "pgd", "carlini_wagner" (l_2 alone), "linear_region", attacks of `polytope.attacks`,
-        foolbox's, or any callable ``(model, x, y) -> candidates``.
+        "pgd", "carlini_wagner" (l_2 alone), "linear_region", "deepfool", those of a fixed size
+        with it ("fgsm:0.1"; "fgsm_20", "untargeted", "random_targeted", "multi_targeted"),
+        attacks of `polytope.attacks`, foolbox's, or any callable ``(model, x, y) -> candidates``.
     target : int or array (n,), optional
     radius : float, optional
         Also say on which side of it each distance lies.

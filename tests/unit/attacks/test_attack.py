@@ -8,7 +8,16 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pytest
 
-from polytope.attacks import PGD, Attack, Attacked, CarliniWagner, External, LinearRegion, polish
+from polytope.attacks import (
+    PGD,
+    Attack,
+    Attacked,
+    CarliniWagner,
+    DeepFool,
+    External,
+    LinearRegion,
+    polish,
+)
 from polytope.attacks.task import Task
 from polytope.errors import InputError, SmoothActivation
 from polytope.model import Network, compile
@@ -20,6 +29,7 @@ ATTACKS = [
     PGD(steps=15, restarts=3, rounds=6),
     CarliniWagner(steps=60, searches=5),
     LinearRegion(restarts=2, samples=16, programs=20),
+    DeepFool(),
 ]
 every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
 
@@ -51,9 +61,11 @@ def assert_proved(
         size = np.linalg.norm(z - X[i], ord=p)
         assert size <= found.distance[i] <= size * (1 + 1e-12)
         assert found.target[i] != y[i]
+        assert found.proof[i] == "exact"
     nothing = ~found.found
     assert np.isnan(found.witness[nothing]).all()
     assert (found.target[nothing] == -1).all()
+    assert (found.proof[nothing] == "").all()
     for i in np.flatnonzero(np.isfinite(found.native_distance)):
         z = found.native_witness[i]
         logits = net.native_logits(z[None])[0]
@@ -296,10 +308,12 @@ def test_bad_input_is_refused_in_one_message(call: object, message: str) -> None
     assert "\n" not in str(caught.value)
 
 
-def test_smooth_networks_are_refused() -> None:
+def test_what_needs_regions_refuses_smooth_networks() -> None:
     _, make, shape = SMOOTH_ZOO[0]
     net = compile(make(), shape)
-    with pytest.raises(SmoothActivation):
-        PGD()(net, np.zeros((1, net.input_size)))
+    with pytest.raises(SmoothActivation, match="LinearRegion needs a piecewise-linear network"):
+        LinearRegion()(net, np.zeros((1, net.input_size)))
+    with pytest.raises(SmoothActivation, match="PGD with polish=True needs"):
+        PGD()(net, np.zeros((1, net.input_size)), polish=True)
     with pytest.raises(SmoothActivation):
         polish(net, np.zeros(net.input_size), np.zeros(net.input_size), 0)
