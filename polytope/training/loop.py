@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import is_dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,11 +95,12 @@ class Run:
         """What makes this training another one than others: for the checkpoint."""
         return {
             **self.recipe.as_dict(),
+            "network": repr(self.model),
             "parameters": {
                 name: [*tensor.shape, str(tensor.dtype)] for name, tensor in tensors_of(self.model)
             },
             "losses": {
-                name: repr(loss) if is_dataclass(loss) else name
+                name: re.sub(" at 0x[0-9a-fA-F]+", "", repr(loss))
                 for name, loss in self.losses.items()
             },
             "examples": _digest(self.examples),
