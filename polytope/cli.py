@@ -1,4 +1,4 @@
-"""The commands: ``polytope demo``, ``certify``, ``compare``, ``regions``, ``verify``, ``check``.
+"""The commands of ``polytope``: ``demo`` and ``certify`` here, the others in files of their own.
 
 Tables go to stdout, progress and messages to stderr.  A mistake of the user is one line on
 stderr, beginning with ``polytope: error:``.
@@ -41,6 +41,7 @@ from polytope.robustness.certificates import Certificates
 from polytope.robustness.theorem import certify
 from polytope.sets import as_box
 from polytope.tables import check_table_path, check_writable, write_file, write_table
+from polytope.train_command import add_train
 from polytope.verify_command import add_verify
 
 
@@ -159,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     add_check(commands)
     add_regions(commands)
     add_verify(commands)
+    add_train(commands)
     return parser
 
 

@@ -125,6 +125,8 @@ def train(
         found = None if checkpoint is None or made_by is None else load_state(checkpoint, made_by)
         if found is not None:
             run.restore(found)
+        if progress is not None:
+            progress(run.done, run.total)
         kept, saved = run.state(), time.perf_counter()
         try:
             while not (run.ended or interrupt.asked):
