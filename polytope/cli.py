@@ -37,6 +37,7 @@ from polytope.options import (
 )
 from polytope.regions_command import add_regions
 from polytope.report import Report, progress_bar, say
+from polytope.reproduce_command import add_reproduce
 from polytope.robustness.certificates import Certificates
 from polytope.robustness.theorem import certify
 from polytope.sets import as_box
@@ -161,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     add_regions(commands)
     add_verify(commands)
     add_train(commands)
+    add_reproduce(commands)
     return parser
 
 
