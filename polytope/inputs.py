@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
 
 from polytope.errors import InputError
-from polytope.network.engine import Constants, Engine
+from polytope.network.engine import Constants
 from polytope.sets import Box
 from solvers.norms import NormLike, parse_norm
 
 ArrayLike: TypeAlias = "np.ndarray | torch.Tensor"
 
 
+class Shaped(Protocol):
+    """What takes inputs of one shape: a network, or what stands for one."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+
+    @property
+    def input_size(self) -> int:
+        """Number of its coordinates."""
+
+
 def as_batch(
-    net: Engine, x: object, dtype: torch.dtype = torch.float64, name: str = "X"
+    net: Shaped, x: object, dtype: torch.dtype = torch.float64, name: str = "X"
 ) -> torch.Tensor:
     """A batch (n, *input_shape) in `dtype` from flat or shaped points.
 
     Parameters
     ----------
-    net : Engine
+    net : Shaped
     x : array or tensor
         (n, d), (n, *input_shape), or one point (d,) or input_shape, which becomes a batch of
         one.  A tensor stays on its device; an array goes to the CPU.

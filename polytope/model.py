@@ -173,7 +173,7 @@ def compile(
     InputError, FileProblem
         For an unusable model, shape or file.
     """
-    shape = _shape(input_shape)
+    shape = as_shape(input_shape)
     if isinstance(model, torch.nn.Module):
         if shape is None:
             raise InputError(
@@ -202,8 +202,14 @@ def compile(
     return net
 
 
-def _shape(input_shape: Sequence[int] | int | None) -> tuple[int, ...] | None:
-    """The input shape as a tuple of positive whole numbers."""
+def as_shape(input_shape: Sequence[int] | int | None) -> tuple[int, ...] | None:
+    """The input shape as a tuple of positive whole numbers; None stays None.
+
+    Raises
+    ------
+    InputError
+        For anything else.
+    """
     if input_shape is None:
         return None
     sizes = tuple(input_shape) if isinstance(input_shape, Iterable) else (input_shape,)

@@ -96,6 +96,31 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "recurrent": (Cell, (3, 2)),
 }  # fmt: skip
 
+
+class SmoothBlock(nn.Module):
+    """A residual block of smooth units with BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 2, 3, padding=1)
+        self.inner = nn.Sequential(nn.BatchNorm2d(2), nn.Softplus(), nn.Conv2d(2, 2, 1))
+        self.head = nn.Linear(2 * 16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        return self.head(torch.sigmoid(y + self.inner(y)).flatten(1))
+
+
+#: Smooth modules, for the losses that take any.
+SMOOTH: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "softplus": (dense(nn.Softplus), (4,)),
+    "tanh": (dense(nn.Tanh), (4,)),
+    "smooth_conv": (
+        lambda: nn.Sequential(nn.Conv2d(1, 2, 4, stride=2, padding=1), nn.Softplus(), nn.Flatten(),
+                              nn.Dropout(0.5), nn.Linear(18, 1)), (1, 6, 6)),
+    "smooth_block": (SmoothBlock, (1, 4, 4)),
+}  # fmt: skip
+
 #: Fully connected chains, which "gram" and "dynamic" take.
 CHAINS = ("relu", "leaky", "prelu", "abs", "hardtanh", "one_layer", "relu_first", "few_inputs",
           "batch_norm1d", "weight_norm", "normalised")  # fmt: skip
@@ -103,7 +128,7 @@ CHAINS = ("relu", "leaky", "prelu", "abs", "hardtanh", "one_layer", "relu_first"
 
 def make(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, tuple[int, ...]]:
     """A module with generic weights and statistics, in evaluation mode, and its input shape."""
-    factory, shape = MODULES[name]
+    factory, shape = (MODULES | SMOOTH)[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(len(name))
         model = factory()

@@ -4,8 +4,12 @@ Every loss is made for a module, ``loss = LOSS(model, input_shape, ...)``, and c
 ``loss(x, y, epoch=epoch)`` with epochs counted from 1; it returns a scalar whose gradient reaches
 the module's parameters.  The class attribute ``replaces_task`` says what it is:
 
-- False: a regulariser, to be added to the cross entropy (`ROLL`, `RegionMargin`, `MMR`);
-- True: the loss of a whole step, taken instead of the cross entropy.
+- False: a regulariser, to be added to the cross entropy (`ROLL`, `RegionMargin`, `MMR`, `LLR`,
+  `CURE`, `CrossLipschitz`);
+- True: the loss of a whole step, taken instead of the cross entropy (`Adversarial`, `TRADES`).
+
+`ROLL`, `RegionMargin` and `MMR` are about linear regions and need piecewise-linear modules; the
+others take any, smooth ones too.
 
 ``total_loss(model, losses, x, y, epoch=epoch)`` puts one step together: the loss that replaces
 the cross entropy if there is one among them, the cross entropy otherwise, and all regularisers.
@@ -19,7 +23,10 @@ For those without a loop of their own, `train` takes `Examples` and a `Recipe`:
 >>> done = pt.training.train(model, data.train, Recipe(epochs=20), losses=losses)  # doctest: +SKIP
 """
 
+from polytope.training.adversarial import TRADES, Adversarial
+from polytope.training.curvature import CURE, CrossLipschitz
 from polytope.training.evaluation import Evaluation, evaluate
+from polytope.training.llr import LLR
 from polytope.training.loss import TrainingLoss, total_loss
 from polytope.training.mmr import MMR
 from polytope.training.recipe import Recipe
@@ -29,6 +36,7 @@ from polytope.training.schedules import Ramp
 from polytope.training.trainer import Trained, train
 
 __all__ = [
-    "MMR", "ROLL", "Evaluation", "Ramp", "Recipe", "RegionMargin", "Regulariser", "Trained",
-    "TrainingLoss", "evaluate", "total_loss", "train",
+    "CURE", "LLR", "MMR", "ROLL", "TRADES", "Adversarial", "CrossLipschitz", "Evaluation", "Ramp",
+    "Recipe", "RegionMargin", "Regulariser", "Trained", "TrainingLoss", "evaluate", "total_loss",
+    "train",
 ]  # fmt: skip

@@ -8,7 +8,6 @@ nothing of a step is kept.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -17,13 +16,14 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from polytope.errors import InputError, PolytopeError, UnsupportedOperation
+from polytope.errors import InputError, UnsupportedOperation
 from polytope.model import Network, compile
 from polytope.network.engine import Engine
 from polytope.network.from_torch import LiveConstants
 from polytope.network.ir import Affine, Conv, Linear, Piecewise
 from polytope.network.torch_constants import Constant, CurrentValues, constants_in
-from polytope.network.torch_module import dtype_and_device, tensors_of
+from polytope.network.torch_module import tensors_of
+from polytope.training.checks import require_module
 
 #: Which statistics a BatchNorm in training mode is taken with; None refuses such a module.
 BatchNormMode: TypeAlias = Literal["running", "batch"] | None
@@ -147,12 +147,8 @@ def capture(model: object, input_shape: object, what: str) -> Captured:
     UnsupportedOperation, SmoothActivation
         Naming the operation that has no linear regions.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"{what}: got {type(model).__name__} as model, expected the torch.nn.Module that is "
-            "trained; its parameters are read at every step"
-        )
-    net = compile(model, input_shape)  # type: ignore[arg-type]
+    module = require_module(model, what)
+    net = compile(module, input_shape)  # type: ignore[arg-type]
     net.require_piecewise_linear(what)
     if not net.units:
         raise InputError(
@@ -161,7 +157,7 @@ def capture(model: object, input_shape: object, what: str) -> Captured:
         )
     live = _sources(net, what)
     nodes = net.graph.nodes
-    normalised = dict(_normalisations(model, net, live.sources))
+    normalised = dict(_normalisations(module, net, live.sources))
     plain = frozenset(
         number
         for number, node in enumerate(nodes)
@@ -169,7 +165,7 @@ def capture(model: object, input_shape: object, what: str) -> Captured:
         and not any(key in live.sources for key in node.constants)
         and _is_relu(net, node.op)
     )
-    return Captured(model, Engine(net.graph), live.sources, normalised, plain)
+    return Captured(module, Engine(net.graph), live.sources, normalised, plain)
 
 
 def _sources(net: Network, what: str) -> LiveConstants:
@@ -267,55 +263,3 @@ def require_statistics(captured: Captured, mode: BatchNormMode, what: str) -> fr
                 "with statistics of its own; use batch_norm='running', or a layer for each call"
             )
     return frozenset(training)
-
-
-def precision(captured: Captured, what: str) -> tuple[torch.dtype, torch.device]:
-    """The module's dtype and device.
-
-    Raises
-    ------
-    InputError
-        For half precision, in which gradients of gradients are worthless.
-    """
-    dtype, device = dtype_and_device(captured.model)
-    if dtype not in (torch.float32, torch.float64):
-        raise InputError(
-            f"{what}: the model is {dtype}; keep its parameters in float32 (or float64) and use "
-            "torch.autocast for the rest of the step"
-        )
-    return dtype, device
-
-
-def require_finite(captured: Captured, computed: torch.Tensor, what: str) -> None:
-    """Say where NaN or infinity came from.
-
-    Parameters
-    ----------
-    captured : Captured
-    computed : tensor
-        What must be finite.
-    what : str
-        The loss, for messages.
-
-    Raises
-    ------
-    InputError
-        Naming the first parameter that is not finite.
-    PolytopeError
-        If all are, so that the values overflow.
-    """
-    # A finite sum has finite terms, and is many times cheaper than looking at each of them.
-    if math.isfinite(float(computed.detach().sum())):
-        return
-    if bool(torch.isfinite(computed).all()):
-        return
-    for name, tensor in tensors_of(captured.model):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise InputError(
-                f"{what}: {name} holds NaN or infinity, so the training has diverged; go back to "
-                "an earlier state with a smaller learning rate or weight"
-            )
-    raise PolytopeError(
-        f"{what}: NaN or infinity although the parameters and the points are finite: the values "
-        f"overflow {computed.dtype}; lower the learning rate, or train in float64"
-    )

@@ -60,22 +60,17 @@ def finite(value: object, name: str) -> float:
     return number
 
 
-def as_weight(value: object, what: str) -> float | Ramp:
-    """A regulariser's weight lambda: a number or a ramp, never below 0.
+def not_negative(value: object, name: str) -> float | Ramp:
+    """A number or a ramp (a weight, a radius) that is never below 0.
 
     Raises
     ------
     InputError
         For anything else.
     """
-    ends = [value.start, value.end] if isinstance(value, Ramp) else [
-        finite(value, f"{what}: weight (lambda)")
-    ]  # fmt: skip
+    ends = [value.start, value.end] if isinstance(value, Ramp) else [finite(value, name)]
     if min(ends) < 0:
-        raise InputError(
-            f"{what}: weight (lambda): got {min(ends):g}, expected at least 0; a negative weight "
-            "would make the regions smaller"
-        )
+        raise InputError(f"{name}: got {min(ends):g}, expected at least 0")
     return value if isinstance(value, Ramp) else ends[0]
 
 

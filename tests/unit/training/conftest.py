@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from polytope.errors import Notice
-from polytope.training import regulariser
+from polytope.training import captured_loss
 from polytope.training.captured import Captured, capture
 
 
@@ -22,7 +22,7 @@ def captured_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             known[key] = capture(model, input_shape, what)
         return known[key]
 
-    monkeypatch.setattr(regulariser, "capture", remembered)
+    monkeypatch.setattr(captured_loss, "capture", remembered)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Notice)
         yield
