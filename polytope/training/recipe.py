@@ -102,8 +102,16 @@ class Recipe:
             )
 
     def optimizer_for(self, model: nn.Module) -> torch.optim.Optimizer:
-        """A new optimiser of the module's parameters."""
+        """A new optimiser of the module's parameters.
+
+        Raises
+        ------
+        InputError
+            If it has none that could be trained.
+        """
         parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise InputError("train: the module has no parameters that require a gradient")
         shared: dict[str, Any] = {"lr": self.rate, "weight_decay": self.weight_decay}
         if self.optimizer in ("adam", "amsgrad"):
             return torch.optim.Adam(parameters, amsgrad=self.optimizer == "amsgrad", **shared)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
@@ -40,8 +40,8 @@ class Trained:
         calling `train` again with the same checkpoint goes on from there.
     """
 
-    model: nn.Module
-    history: Mapping[str, list[float]]
+    model: nn.Module = field(repr=False)
+    history: Mapping[str, list[float]] = field(repr=False)
     epoch: int
     seconds: float
     finished: bool
@@ -131,9 +131,12 @@ def train(
         try:
             while not (run.ended or interrupt.asked):
                 run.step()
-                if time.perf_counter() - saved >= save_every:
-                    kept, saved = run.state(), time.perf_counter()
+                due = time.perf_counter() - saved >= save_every
+                if due or run.at == 0:
+                    kept = run.state()
+                if due:
                     save(kept)
+                    saved = time.perf_counter()
                 if progress is not None:
                     progress(run.done, run.total)
         except KeyboardInterrupt:
@@ -147,5 +150,6 @@ def train(
                 f"training stopped in {error}. The module{place} kept the state after step "
                 f"{kept.step} of epoch {kept.epoch}"
             ) from error
-        save(run.state())
+        if found is None or (found.epoch, found.step) != (run.epoch, run.at):
+            save(run.state())
     return Trained(model, run.history, run.finish(), run.seconds, run.ended)
