@@ -44,8 +44,8 @@ def read_idx(path: Path) -> np.ndarray:
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_TYPES:
         raise FileProblem(f"'{path}' is no IDX file: it does not begin with IDX's magic number")
     kind, axes = np.dtype(IDX_TYPES[content[2]]), content[3]
-    body = content[4 + 4 * axes :]
-    shape = tuple(int(n) for n in np.frombuffer(content[4 : 4 + 4 * axes], ">u4", -1))
+    head, body = content[4 : 4 + 4 * axes], content[4 + 4 * axes :]
+    shape = tuple(int(n) for n in np.frombuffer(head[: len(head) // 4 * 4], ">u4"))
     if len(shape) != axes or len(body) != kind.itemsize * math.prod(shape):
         raise FileProblem(
             f"'{path}' is a damaged IDX file: its head announces an array of shape {shape} of "
@@ -63,7 +63,7 @@ def read_npz(path: Path) -> Examples:
         If the file is missing, damaged, or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("not an archive")
             names = [

@@ -135,7 +135,7 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path):
     assert child.wait() == -signal.SIGKILL
     seen = []
     done = train(net(), EXAMPLES, recipe(), validation=VALIDATION, checkpoint=path,
-                 progress=lambda at, total: seen.append(at))  # fmt: skip
+                 progress=lambda at, _: seen.append(at))  # fmt: skip
     assert 0 < seen[0] < 25
     assert same(done, train(net(), EXAMPLES, recipe(), validation=VALIDATION))
 
@@ -194,8 +194,8 @@ def test_nothing_is_unpickled(tmp_path):
 def test_another_training_is_refused_by_name(tmp_path):
     path = tmp_path / "a.checkpoint"
     run(net(), path)
-    with pytest.raises(FileProblem, match="its rate was 0.05, now 0.01"):
-        model = net()
+    model = net()
+    with pytest.raises(FileProblem, match=r"its rate was 0\.05, now 0\.01"):
         train(model, EXAMPLES, Recipe(5, batch=8, rate=0.01, drop=2, choose="loss"),
               losses=losses(model), validation=VALIDATION, checkpoint=path)  # fmt: skip
     with pytest.raises(FileProblem, match="its losses was"):
@@ -249,7 +249,7 @@ def test_nan_stops_says_where_and_keeps_the_last_good_state(tmp_path, value):
 
 def test_a_parameter_that_overflows_is_named():
     model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
-    with pytest.raises(Diverged, match="epoch 1, batch .*'(0|2).(weight|bias)'|loss"):
+    with pytest.raises(Diverged, match=r"epoch 1, batch \d of 5: the (loss|parameter of)"):
         train(model, EXAMPLES, Recipe(5, batch=8, optimizer="sgd", rate=1e38))
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
 
