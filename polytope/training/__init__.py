@@ -6,10 +6,11 @@ the module's parameters.  The class attribute ``replaces_task`` says what it is:
 
 - False: a regulariser, to be added to the cross entropy (`ROLL`, `RegionMargin`, `MMR`, `LLR`,
   `CURE`, `CrossLipschitz`);
-- True: the loss of a whole step, taken instead of the cross entropy (`Adversarial`, `TRADES`).
+- True: the loss of a whole step, taken instead of the cross entropy (`Adversarial`, `TRADES`,
+  `WongKolter`).
 
-`ROLL`, `RegionMargin` and `MMR` are about linear regions and need piecewise-linear modules; the
-others take any, smooth ones too.
+`ROLL`, `RegionMargin`, `MMR` and `WongKolter` need piecewise-linear modules; the others take any,
+smooth ones too.
 
 ``total_loss(model, losses, x, y, epoch=epoch)`` puts one step together: the loss that replaces
 the cross entropy if there is one among them, the cross entropy otherwise, and all regularisers.
@@ -21,6 +22,8 @@ For those without a loop of their own, `train` takes `Examples` and a `Recipe`:
 
 >>> data = pt.load_dataset("digits")  # doctest: +SKIP
 >>> done = pt.training.train(model, data.train, Recipe(epochs=20), losses=losses)  # doctest: +SKIP
+
+`ScoRNN` is a recurrent network for series; `EachLength` makes a loss for each of their lengths.
 """
 
 from polytope.training.adversarial import TRADES, Adversarial
@@ -30,13 +33,15 @@ from polytope.training.llr import LLR
 from polytope.training.loss import TrainingLoss, total_loss
 from polytope.training.mmr import MMR
 from polytope.training.recipe import Recipe
+from polytope.training.recurrent import EachLength, ScoRNN
 from polytope.training.regulariser import Regulariser
 from polytope.training.roll import ROLL, RegionMargin
 from polytope.training.schedules import Ramp
 from polytope.training.trainer import Trained, train
+from polytope.training.wong_kolter import WongKolter
 
 __all__ = [
-    "CURE", "LLR", "MMR", "ROLL", "TRADES", "Adversarial", "CrossLipschitz", "Evaluation", "Ramp",
-    "Recipe", "RegionMargin", "Regulariser", "Trained", "TrainingLoss", "evaluate", "total_loss",
-    "train",
+    "CURE", "LLR", "MMR", "ROLL", "TRADES", "Adversarial", "CrossLipschitz", "EachLength",
+    "Evaluation", "Ramp", "Recipe", "RegionMargin", "Regulariser", "ScoRNN", "Trained",
+    "TrainingLoss", "WongKolter", "evaluate", "total_loss", "train",
 ]  # fmt: skip

@@ -1,0 +1,173 @@
+"""The dual network of Wong and Kolter over a batch, differentiable in the network's constants.
+
+Source: arXiv 1711.00851, Theorem 1 and Algorithm 1.  Every open unit is bounded by two parallel
+lines, for a ReLU on [l, u] of slope ``u / (u - l)``.  One backward pass then bounds a function
+from both sides: its coefficients on the input are the same, only the offsets differ.  For other
+piecewise-linear units the lines are parallel to the hull's upper edge over the middle.
+
+This is for training: rounding is not accounted for. What proves is `polytope.bounds.dual`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch.linalg import vector_norm
+
+from polytope.bounds.linear_nodes import constant_part, pull
+from polytope.bounds.relaxation import corners, default_slopes, unit_lines
+from polytope.network.engine import Engine
+from polytope.network.ir import Layer
+from polytope.training.captured import Captured
+from solvers.norms import dual_exponent
+
+Constants = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """The sets around some points: l_p balls, or boxes.
+
+    Attributes
+    ----------
+    middle : tensor (n, d)
+        Centres.
+    radius : float or tensor (n, d)
+        Of the balls, or half of the boxes' sides (with p = inf).
+    p : float
+    """
+
+    middle: torch.Tensor
+    radius: float | torch.Tensor
+    p: float
+
+    def at(self, part: slice) -> Around:
+        """The sets around some of the points."""
+        radius = self.radius if isinstance(self.radius, float) else self.radius[part]
+        return Around(self.middle[part], radius, self.p)
+
+    def ends(self, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Middle value and half of the spread of ``a x``: each (n, functions) or (1, functions).
+
+        Parameters
+        ----------
+        a : tensor (n or 1, functions, d)
+        """
+        value = _product(a, self.middle)
+        if isinstance(self.radius, float):
+            return value, self.radius * vector_norm(a, dual_exponent(self.p), dim=2)
+        return value, _product(a.abs(), self.radius)
+
+
+@dataclass(frozen=True, eq=False)
+class ParallelLines:
+    """``slope z + low`` below and ``slope z + high`` above each unit of a layer: (n, units)."""
+
+    slope: torch.Tensor
+    low: torch.Tensor | None
+    high: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class DualNetwork:
+    """The lines of every layer, made front to back, each from the bounds of what it reads."""
+
+    captured: Captured
+    around: Around
+    constants: Constants
+    _lines: dict[int, ParallelLines] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        nodes = self.captured.net.graph.nodes
+        known: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for layer in self.captured.net.layers:
+            source = nodes[layer.node].inputs[0]
+            if source not in known:
+                one = torch.eye(nodes[source].size, dtype=self.around.middle.dtype)
+                known[source] = self.bounds(source, one.to(self.around.middle.device).unsqueeze(0))
+            self._lines[layer.node] = self._line(layer, *known[source])
+
+    @property
+    def _net(self) -> Engine:
+        return self.captured.net
+
+    def bounds(self, start: int, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lower and upper bounds of functions of a node: two tensors (n, functions).
+
+        Parameters
+        ----------
+        start : int
+            All layers before it have their lines.
+        a : tensor (n or 1, functions, size of the node)
+        """
+        nodes, c, rows = self._net.graph.nodes, self.constants, a.shape[1]
+        pending = {start: a.reshape(len(a), rows, *nodes[start].shape)}
+        low = high = a.new_zeros(1, rows)
+        for number in range(start, 0, -1):
+            here = pending.pop(number, None)
+            if here is None:
+                continue
+            node, flat = nodes[number], here.flatten(2)
+            if number in self._lines:
+                line = self._lines[number]
+                up, down = flat.clamp(min=0), flat.clamp(max=0)
+                low, high = low + _product(down, line.high), high + _product(up, line.high)
+                if line.low is not None:
+                    low, high = low + _product(up, line.low), high + _product(down, line.low)
+                parts = [flat * line.slope.unsqueeze(1)]
+            else:
+                constant = constant_part(node, c)
+                if constant is not None:
+                    added = _product(flat, constant.expand(node.shape).reshape(1, -1))
+                    low, high = low + added, high + added
+                shapes = [nodes[i].shape for i in node.inputs]
+                parts = pull(node, here.reshape(-1, *node.shape), shapes, c)
+            for source, part in zip(node.inputs, parts, strict=True):
+                shaped = part.reshape(-1, rows, *nodes[source].shape)
+                pending[source] = pending[source] + shaped if source in pending else shaped
+        if 0 in pending:
+            value, spread = self.around.ends(pending[0].flatten(2))
+            low, high = low + value - spread, high + value + spread
+        size = (len(self.around.middle), rows)
+        return low.expand(size), high.expand(size)
+
+    def _line(self, layer: Layer, low: torch.Tensor, high: torch.Tensor) -> ParallelLines:
+        """The lines of a layer whose units read values between these bounds."""
+        if layer.node in self.captured.plain:
+            opened = (low < 0) & (high > 0)
+            width = torch.where(opened, high - low, torch.ones_like(low))
+            slope = torch.where(opened, high / width, (low >= 0).to(low.dtype))
+            return ParallelLines(slope, None, torch.where(opened, -slope * low, 0.0))
+        # Around a single point both are one number, summed in two orders.
+        low, high = torch.minimum(low, high), torch.maximum(low, high)
+        at = corners(self._net.graph.nodes[layer.node], low, high, None, self.constants)
+        lines = unit_lines(at, *default_slopes(at, "parallel"))
+        return ParallelLines(lines.upper_slope, lines.lower_intercept, lines.upper_intercept)
+
+
+def dual_bytes(net: Engine, itemsize: int) -> int:
+    """Bytes that one point takes, with the graph: its widest pass, in some six arrays a node."""
+    nodes, most, passed = net.graph.nodes, 0, 0
+    linear = {layer.node for layer in net.layers}
+    crossed = False
+    widths: list[int] = []
+    for number, node in enumerate(nodes):
+        if number in linear:
+            if crossed:
+                most += math.prod(nodes[node.inputs[0]].shape) * sum(widths)
+            crossed = True
+        widths.append(math.prod(node.shape))
+        passed = max(passed, widths[-1])
+    return 3 * itemsize * (most + net.output_size * sum(widths) + 8 * passed)
+
+
+def _product(a: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """``sum_i a[n, f, i] v[n, i]``, where either may have one row for all: (n or 1, f)."""
+    if len(a) == 1:
+        return v @ a[0].T
+    if len(v) == 1:
+        return a @ v[0]
+    return torch.matmul(a, v.unsqueeze(2)).squeeze(2)
