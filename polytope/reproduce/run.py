@@ -20,7 +20,7 @@ from polytope.reproduce.store import key_of, load_step, save_step, step_path
 from polytope.training.evaluation import evaluate
 from polytope.training.loop import Loss
 from polytope.training.recipe import Recipe
-from polytope.training.trainer import train
+from polytope.training.trainer import Trained, train
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,6 +224,21 @@ class Run:
         KeyboardInterrupt
             If Ctrl-C came before the end; the checkpoint keeps what was done.
         """
+        found, key = self.trained(name, model, data, recipe, losses, validation=validation)
+        net = compile(deepcopy(model).double(), data.shape)
+        return Fitted(name, key, model, net, evaluate(model, data.test).error, found.seconds)
+
+    def trained(
+        self,
+        name: str,
+        model: nn.Module,
+        data: Dataset,
+        recipe: Recipe,
+        losses: Sequence[Loss] = (),
+        *,
+        validation: int = 0,
+    ) -> tuple[Trained, str]:
+        """`fit` without compiling, for modules that have no one input shape: and the key."""
         made_by = {
             "data": [data.name, len(data.train)], "validation": validation,
             "recipe": recipe.as_dict(), "network": str(model),
@@ -237,9 +252,7 @@ class Run:
         )  # fmt: skip
         if not found.finished:
             raise KeyboardInterrupt
-        net = compile(deepcopy(model).double(), data.shape)
-        error = evaluate(model, data.test).error
-        return Fitted(name, key_of(made_by), model, net, error, found.seconds)
+        return found, key_of(made_by)
 
     @staticmethod
     def made(folder: Path) -> Path:
