@@ -22,7 +22,7 @@ from polytope.check_command import add_check
 from polytope.compare_command import add_compare
 from polytope.datasets import load_points
 from polytope.demo import REGIONS, run_demo
-from polytope.errors import EquivalenceError, FileProblem, InputError, PolytopeError
+from polytope.errors import Diverged, EquivalenceError, FileProblem, InputError, PolytopeError
 from polytope.options import (
     BAD_USE,
     EXIT_CODES,
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) has gone; keep Python from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except EquivalenceError as error:
+    except (Diverged, EquivalenceError) as error:
         say(f"polytope: error: {_one_line(error)}")
         return FAILED
     except PolytopeError as error:

@@ -147,11 +147,11 @@ def train(pixels: np.ndarray, labels: np.ndarray) -> nn.Sequential:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, report, and write ``digits_network.npz`` and ``digits_test.npz``."""
+    """Train, report, and write ``digits_network.npz``, ``digits_test.npz`` and ``digits.npz``."""
     parser = argparse.ArgumentParser(
         prog="python -m polytope.demo_training", description="Train the demo's digits network."
     )
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder for the two files")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder for the files")
     arguments = parser.parse_args(argv)
     from polytope.model import compile
 
@@ -164,6 +164,10 @@ def main(argv: list[str] | None = None) -> int:
     compile(layers, input_shape=(WIDTHS[0],)).save(arguments.out / "digits_network.npz")
     x, y = digits.shipped
     np.savez_compressed(arguments.out / "digits_test.npz", x=x, y=y)
+    (own, classes), (others, labels) = digits.train, digits.test
+    np.savez_compressed(
+        arguments.out / "digits.npz", x_train=own, y_train=classes, x_test=others, y_test=labels
+    )
 
     pixels, labels = digits.test
     target = torch.tensor(labels, dtype=torch.int64)

@@ -120,7 +120,7 @@ class NetworkSettings:
     channels: list[int] | None = None
     units: int | None = None
     activation: str | None = None
-    slope: float = SLOPE
+    slope: float | None = None
     start: str | None = None
     normalise: list[float] | None = None
     precision: str = "float32"
@@ -141,6 +141,8 @@ class NetworkSettings:
             for name in ("activation", "start", "normalise"):
                 if getattr(self, name) is not None:
                     raise InputError(f"[network]: {RECURRENT!r} takes no {name}")
+        if self.slope is not None and self.activation != "leaky_relu" and self.kind != RECURRENT:
+            raise InputError("[network]: slope is that of activation = 'leaky_relu' below zero")
         if self.normalise is not None and len(self.normalise) != 2:
             raise InputError("[network]: normalise: expected [mean, deviation]")
         if self.precision not in ("float32", "float64"):
@@ -155,9 +157,10 @@ class NetworkSettings:
                 f"[network]: kind {self.kind!r} does not fit the data {data.name!r}: "
                 f"{RECURRENT!r} is for series, the other kinds are for points of one shape"
             )
+        slope = SLOPE if self.slope is None else self.slope
         options: dict[str, Any] = {
             "activation": self.activation or "relu",
-            "slope": self.slope,
+            "slope": slope,
             "start": self.start or "torch",
             "normalise": None if self.normalise is None else tuple(self.normalise),
         }
@@ -165,7 +168,7 @@ class NetworkSettings:
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             if self.kind == RECURRENT:
-                model = ScoRNN(data.shape[1], data.classes, self.units or 0, slope=self.slope)
+                model = ScoRNN(data.shape[1], data.classes, self.units or 0, slope=slope)
             elif self.kind == "cnn":
                 model = convolutional(data.shape, data.classes, **options)
             elif self.kind == CONVOLUTIONAL:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from polytope.errors import Diverged, InputError, PolytopeError
 from polytope.examples import Examples
@@ -59,6 +60,13 @@ class Run:
         self.losses = dict(zip(_names(losses), losses, strict=True))
         self._replaced = _replaces(model, self.losses)
         self.optimizer = recipe.optimizer_for(model)
+        if len(examples) % recipe.batch == 1 and any(
+            isinstance(layer, _BatchNorm) for layer in model.modules()
+        ):
+            raise InputError(
+                f"train: {len(examples)} examples in batches of {recipe.batch} leave a batch of "
+                "one, which has no statistics for BatchNorm; use another batch size"
+            )
         self.steps = math.ceil(len(examples) / recipe.batch)
         self.epoch, self.at = 1, 0
         self.history: dict[str, list[float]] = {"epoch": []}
@@ -143,7 +151,7 @@ class Run:
         Raises
         ------
         Diverged
-            Before the step is taken, or after it if it led to NaN or infinity.
+            At a loss that is not finite, or after a step that led to such parameters.
         """
         recipe = self.recipe
         if self._order_of != self.epoch:
@@ -157,9 +165,8 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         for x, y in batches(self.model, self.examples, rows):
             self._backward(x, y, len(y) / len(rows), len(y))
-        self._require_finite("gradient")
         self.optimizer.step()
-        self._require_finite("parameter")
+        self._require_finite()
         self.at += 1
         if self.at == self.steps:
             self._close_epoch()
@@ -187,16 +194,20 @@ class Run:
         total = share * torch.stack(list(terms.values())).sum()
         total.backward()  # type: ignore[no-untyped-call]
 
-    def _require_finite(self, what: str) -> None:
-        """Refuse NaN and infinity in gradients or parameters, naming the first."""
+    def _require_finite(self) -> None:
+        """Refuse NaN and infinity in the parameters, naming the first, and whence it came."""
         named = [(n, p) for n, p in self.model.named_parameters() if p.grad is not None]
-        tensors = [p.grad if what == "gradient" else p for _, p in named]
-        for (name, _), tensor in zip(named, tensors, strict=True):
-            if tensor is not None and not math.isfinite(float(tensor.detach().sum())):
-                raise Diverged(
-                    f"{self._place}: the {what} of {name!r} holds NaN or infinity, though the "
-                    f"losses ({', '.join(self._sums)}) are finite; lower the learning rate"
-                )
+        # A finite sum has finite terms, and is many times cheaper than looking at each of them.
+        if all(math.isfinite(float(p.detach().sum())) for _, p in named):
+            return
+        for what in ("gradient", "parameter"):
+            for name, parameter in named:
+                tensor = parameter.grad if what == "gradient" else parameter
+                if tensor is not None and not bool(torch.isfinite(tensor).all()):
+                    raise Diverged(
+                        f"{self._place}: the {what} of {name!r} holds NaN or infinity, though the "
+                        f"losses ({', '.join(self._sums)}) are finite; lower the learning rate"
+                    )
 
     @property
     def _place(self) -> str:

@@ -12,7 +12,7 @@ import polytope as pt
 from polytope import train_command
 from polytope.cli import main
 from polytope.errors import FileProblem, InputError
-from polytope.options import BAD_USE, INTERRUPTED, OK
+from polytope.options import BAD_USE, FAILED, INTERRUPTED, OK
 from polytope.train_config import LOSSES, read_config
 from polytope.training import ROLL, Ramp
 from polytope.training.evaluation import evaluate
@@ -179,6 +179,7 @@ def test_all_losses_are_known():
         ('start = "he"', 'precision = "float16"', "float32"),
         ('start = "he"', "normalise = [0.1]", r"\[mean, deviation\]"),
         ('start = "he"', "units = 4", "takes no units"),
+        ('start = "he"', "slope = 0.2", "slope is that of"),
         ('start = "he"', 'start = "he', "no TOML file"),
         ('kind = "ROLL"', 'kind = "Roll"', "kind: got 'Roll', expected one of"),
         ("axes = 2", "axis = 2", r"\[\[loss\]\] ROLL: unknown key 'axis'; known are kind, C"),
@@ -205,6 +206,14 @@ def test_a_loss_that_does_not_fit_the_network(tmp_path, capsys):
     text = PLAIN.replace('start = "he"', 'activation = "softplus"')
     assert trained(written(tmp_path, text), tmp_path) == BAD_USE
     assert "softplus" in capsys.readouterr().err.lower()
+
+
+def test_a_training_that_diverges_fails_and_says_where(tmp_path, capsys):
+    text = PLAIN.split("[[loss]]")[0].replace("3e-3", '1e38\noptimizer = "sgd"')
+    assert trained(written(tmp_path, text), tmp_path) == FAILED
+    error = capsys.readouterr().err
+    assert "training stopped in epoch 1, batch" in error
+    assert f"'{tmp_path / 'small.checkpoint'}' kept the state after step" in error
 
 
 def test_unusable_files_and_devices(tmp_path, capsys):

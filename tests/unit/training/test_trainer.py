@@ -244,6 +244,8 @@ def test_what_does_not_fit_together():
         train(nn.Linear(2, 2).double(), blobs(), Recipe(1))
     with pytest.raises(InputError, match=r"expected \(n, classes\)"):
         train(nn.Sequential(nn.Linear(2, 3), nn.Flatten(0)).double(), blobs(), Recipe(1))
+    with pytest.raises(InputError, match="a batch of one"):
+        train(nn.BatchNorm1d(2).double(), blobs(), Recipe(1, batch=59))
     with pytest.raises(InputError, match="no parameters"):
         train(nn.ReLU(), blobs(), Recipe(1))
 
