@@ -223,6 +223,31 @@ def test_targets(k: int) -> None:
     assert k == 0 or found.found.any()
 
 
+@pytest.mark.parametrize("p", [2.0, math.inf])
+def test_float32_finds_the_same_and_is_proved(p: float) -> None:
+    net = dense(6, 16, 16, 4, seed=1)
+    X = np.random.default_rng(0).uniform(0, 1, size=(40, 6))
+    y, eps = net.predict(X), 0.25
+    settings = {"steps": 40, "restarts": 3, "rates": ((0, 0.02),)}
+    for kind in (Untargeted, MultiTargeted):
+        exact = kind(eps, **settings)(net, X, y, p, (0, 1))
+        fast = kind(eps, **settings, dtype=torch.float32)(net, X, y, p, (0, 1))
+        assert_proved(net, X, y, fast, p, (0, 1))
+        assert (fast.distance[fast.found] <= eps).all()
+        assert 0 < exact.found.sum() < len(X)
+        np.testing.assert_array_equal(fast.found, exact.found)
+        assert (fast.witness != exact.witness)[exact.found].any()
+
+
+def test_float32_is_looked_at_again() -> None:
+    """The lead is 0 in float32 wherever z is near 1e4, and below 0 in exact arithmetic."""
+    net = compile([(np.array([[1.0], [1.0]]), np.array([1e-4, 0.0]))])
+    fast = Untargeted(0.5, steps=5, restarts=2, dtype=torch.float32)
+    found = fast(net, np.array([[1e4]]), p="inf")
+    assert not found.found.any()
+    assert found.queries.tolist() == [2 * 2 * 6], "each of two restarts, at every step, twice"
+
+
 def test_broken_points_stop() -> None:
     """One restart that finds something ends the others; points in vain use every step."""
     net = steps(0.75)
@@ -309,6 +334,7 @@ def test_by_name() -> None:
         (lambda: Untargeted(True), "Untargeted: eps: got True"),
         (lambda: Untargeted(0.1, restarts=0), "restarts: got 0"),
         (lambda: Untargeted(0.1, steps=2.5), "steps: got 2.5"),
+        (lambda: MultiTargeted(0.1, dtype=torch.float16), "dtype: got torch.float16"),
         (lambda: Untargeted(0.1, rates=0.1), "rates: got 0.1, expected pairs"),
         (lambda: Untargeted(0.1, rates=()), "rates: got ()"),
         (lambda: Untargeted(0.1, rates=((1, 0.1),)), "the first from step 0"),
