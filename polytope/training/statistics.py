@@ -59,7 +59,7 @@ def held(
     layers = _layers(model, mode, what)
     with evaluation(model), ExitStack() as stack:
         for layer in layers:
-            stack.callback(layer.attach().remove)
+            layer.attach(stack)
         if layers:
             run()
             for layer in layers:
@@ -100,15 +100,14 @@ class _Layer:
         self._statistics: tuple[torch.Tensor, torch.Tensor] | None = None
         self.known = False
 
-    def attach(self) -> torch.utils.hooks.RemovableHandle:
-        handle: torch.utils.hooks.RemovableHandle = self._module.register_forward_hook(self)
-        return handle
+    def attach(self, stack: ExitStack) -> None:
+        """Stand in for the layer until the stack is left."""
+        stack.callback(self._module.register_forward_pre_hook(self._measure).remove)
+        stack.callback(self._module.register_forward_hook(self._apply).remove)
 
-    def __call__(
-        self, module: nn.Module, args: tuple[torch.Tensor], output: torch.Tensor
-    ) -> torch.Tensor:
-        """The layer's output with the statistics held."""
-        del module, output
+    def _measure(self, module: nn.Module, args: tuple[torch.Tensor]) -> None:
+        """The statistics of what the layer reads, if they are not known yet."""
+        del module
         (z,) = args
         if self._statistics is None:
             if z.numel() // z.shape[1] < 2:
@@ -125,10 +124,18 @@ class _Layer:
                 "each time with statistics of its own; use batch_norm='running', or a layer for "
                 "each call"
             )
-        mean, variance = (s.reshape(-1, *(1,) * (z.ndim - 2)) for s in self._statistics)
+
+    def _apply(
+        self, module: nn.Module, args: tuple[torch.Tensor], output: torch.Tensor
+    ) -> torch.Tensor:
+        """The layer's output with the statistics held."""
+        del module, output
+        (z,) = args
+        assert self._statistics is not None
+        shape = (-1, *(1,) * (z.ndim - 2))
+        mean, variance = (s.reshape(shape) for s in self._statistics)
         found: torch.Tensor = (z - mean) * torch.rsqrt(variance + self._module.eps)
         if self._module.affine:
-            weight, bias = self._module.weight, self._module.bias
-            scale, shift = (s.reshape(-1, *(1,) * (z.ndim - 2)) for s in (weight, bias))
+            scale, shift = (s.reshape(shape) for s in (self._module.weight, self._module.bias))
             found = found * scale + shift
         return found

@@ -11,7 +11,20 @@ import torch
 from torch import nn
 
 from polytope.errors import InputError, PolytopeError, SmoothActivation, UnsupportedOperation
-from polytope.training import MMR, ROLL, Ramp, RegionMargin, Regulariser
+from polytope.training import (
+    CURE,
+    LLR,
+    MMR,
+    ROLL,
+    TRADES,
+    Adversarial,
+    CrossLipschitz,
+    Ramp,
+    RegionMargin,
+    TrainingLoss,
+    WongKolter,
+    total_loss,
+)
 from tests.slow_losses import Abs
 from tests.training_nets import batch, make
 
@@ -72,6 +85,32 @@ SETTINGS: list[tuple[str, Any]] = [
     ("needs a chain", lambda _: MMR(*make("conv"), 1, 1, method="dynamic")),
     ("affine", lambda n: ROLL(nn.Linear(4, 3), n[1])),
     ("no parameters", lambda n: ROLL(nn.ReLU(), n[1])),
+    ("LLR: eps: got -0.1", lambda n: LLR(*n, -0.1)),
+    ("Adversarial: eps: got nan", lambda n: Adversarial(*n, np.nan)),
+    ("TRADES: eps: got -1", lambda n: TRADES(*n, Ramp(0.1, -1, 5))),
+    ("WongKolter: eps: got -1", lambda n: WongKolter(*n, -1)),
+    ("LLR: p: got 1, expected 2 or 'inf'", lambda n: LLR(*n, 0.1, p=1)),
+    ("norm p: got 0.5", lambda n: TRADES(*n, 0.1, p=0.5)),
+    ("norm p: got 0.5", lambda n: WongKolter(*n, 0.1, p=0.5)),
+    ("box", lambda n: Adversarial(*n, 0.1, box=(1, 0))),
+    ("for p='inf' only, got p=2", lambda n: WongKolter(*n, 0.1, p=2, box=(0, 1))),
+    ("LLR: steps: got 0", lambda n: LLR(*n, 0.1, steps=0)),
+    ("Adversarial: steps: got 2.5", lambda n: Adversarial(*n, 0.1, steps=2.5)),
+    ("LLR: step: got 0,", lambda n: LLR(*n, 0.1, step=0)),
+    ("LLR: mu: got -2", lambda n: LLR(*n, 0.1, mu=-2)),
+    ("LLR: weight (lambda): got -1", lambda n: LLR(*n, 0.1, weight=-1)),
+    ("CURE: weight (lambda): got -1", lambda n: CURE(*n, weight=-1)),
+    ("CURE: h: got -1", lambda n: CURE(*n, h=-1)),
+    ("CrossLipschitz: weight (lambda): got inf", lambda n: CrossLipschitz(*n, weight=np.inf)),
+    ("CrossLipschitz: batch_norm: got 'eval'", lambda n: CrossLipschitz(*n, batch_norm="eval")),
+    ("TRADES: beta: got -6", lambda n: TRADES(*n, 0.1, beta=-6)),
+    ("Adversarial: share: got 0,", lambda n: Adversarial(*n, 0.1, share=0)),
+    ("Adversarial: share: got 1.5", lambda n: Adversarial(*n, 0.1, share=1.5)),
+    ("LLR: got str as model", lambda n: LLR("model.onnx", n[1], 0.1)),
+    ("TRADES: the model has no parameters", lambda n: TRADES(nn.ReLU(), n[1], 0.1)),
+    ("input_shape: got (0,)", lambda n: CURE(n[0], (0,))),
+    ("CURE: input_shape: got None", lambda n: CURE(n[0], None)),
+    ("WongKolter: memory: got 0", lambda n: WongKolter(*n, 0.1, memory=0)),
 ]  # fmt: skip
 
 
@@ -90,15 +129,21 @@ def test_unsupported_networks_are_named() -> None:
             return self.layer(x) * x[:, :3]
 
     smooth = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
-    for make_loss in (lambda m: ROLL(m, (4,)), lambda m: MMR(m, (4,), 1, 1),
-                      lambda m: RegionMargin(m, (4,))):  # fmt: skip
+    for make_loss in (
+        lambda m: ROLL(m, (4,)),
+        lambda m: MMR(m, (4,), 1, 1),
+        lambda m: RegionMargin(m, (4,)),
+        lambda m: WongKolter(m, (4,), 0.1),
+    ):
         refused(UnsupportedOperation, "'mul'", lambda make_loss=make_loss: make_loss(Product()))
         refused(SmoothActivation, "tanh", lambda make_loss=make_loss: make_loss(smooth))
 
 
-def losses() -> list[Regulariser]:
+def losses() -> list[TrainingLoss]:
     model, shape = net()
     return [
+        LLR(model, shape, 0.1), CURE(model, shape), CrossLipschitz(model, shape),
+        Adversarial(model, shape, 0.1), TRADES(model, shape, 0.1), WongKolter(model, shape, 0.1),
         ROLL(model, shape), ROLL(model, shape, gamma=50), ROLL(model, shape, axes=1),
         RegionMargin(model, shape), MMR(model, shape, 1, 1), MMR(model, shape, 1, 1, box=(0, 1)),
     ]  # fmt: skip
@@ -137,6 +182,54 @@ def test_labels_boxes_and_epochs() -> None:
     refused(InputError, "epoch: got none", lambda: ramp(x, y))
     refused(InputError, "epoch: got -1", lambda: ramp(x, y, epoch=-1))
     refused(InputError, "epoch: got 'first'", lambda: ramp(x, y, epoch="first"))
+    for perturbing in (LLR, Adversarial, TRADES):
+        loss = perturbing(model, shape, 0.1, box=(2, 3))
+        refused(InputError, "lie outside the box", lambda loss=loss: loss(x, y))
+        loss = perturbing(model, shape, Ramp(0, 0.1, 5))
+        refused(InputError, "epoch: got none", lambda loss=loss: loss(x, y))
+        loss = perturbing(model, shape, 0.1)
+        refused(InputError, "y: got none", lambda loss=loss: loss(x))
+        refused(InputError, "label 3 is out of range", lambda loss=loss: loss(x, y + 1))
+        for delta in (torch.zeros(2, 4), torch.full((3, 4), torch.nan)):
+            refused(InputError, "expected finite perturbations",
+                    lambda loss=loss, delta=delta: loss(x, y, delta=delta))  # fmt: skip
+    robust = WongKolter(model, shape, Ramp(0, 0.1, 5), box=(0, 0.1))
+    refused(InputError, "epoch: got none", lambda: robust(x, y))
+    refused(InputError, "lie outside the box", lambda: robust(x, y, epoch=3))
+    refused(InputError, "y: got none", lambda: robust(x, epoch=3))
+    refused(InputError, "y: got none", lambda: CURE(model, shape)(x))
+
+
+def test_modules_that_losses_cannot_call() -> None:
+    class Spoiled(nn.Module):
+        def __init__(self, spoil: Any) -> None:
+            super().__init__()
+            self.layer, self._spoil = nn.Linear(4, 3).double(), spoil
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self._spoil(self.layer(x))
+
+    x, y = batch((4,))
+    for spoil, match in (
+        (lambda z: (z, z), "returned tuple for 3 points"),
+        (lambda z: z.sum(1), "returned (3,) for 3 points"),
+        (lambda z: z[:2], "returned (2, 3) for 3 points"),
+        (lambda z: z.detach(), "have no gradient in its inputs"),
+    ):
+        model = Spoiled(spoil)
+        for loss in (LLR(model, (4,), 0.1), CURE(model, (4,)), CrossLipschitz(model, (4,)),
+                     Adversarial(model, (4,), 0.1), TRADES(model, (4,), 0.1)):  # fmt: skip
+            refused(InputError, match, lambda loss=loss: loss(x, y))
+
+
+def test_losses_of_one_step() -> None:
+    model, shape = net()
+    x, y = batch(shape)
+    other, _ = net()
+    twice = [Adversarial(model, shape, 0.1), TRADES(model, shape, 0.1)]
+    refused(InputError, "got Adversarial and TRADES", lambda: total_loss(model, twice, x, y))
+    foreign = [ROLL(model, shape), ROLL(other, shape)]
+    refused(InputError, "made for another module", lambda: total_loss(model, foreign, x, y))
 
 
 def test_nan_in_training_is_named() -> None:
@@ -178,7 +271,9 @@ def test_batch_norm_in_training_mode() -> None:
     model, shape = make("batch_norm1d")
     x, y = batch(shape)
     model.train()
-    for loss in (ROLL(model, shape), MMR(model, shape, 1, 1), RegionMargin(model, shape)):
+    for loss in (ROLL(model, shape), MMR(model, shape, 1, 1), RegionMargin(model, shape),
+                 LLR(model, shape, 0.1), CURE(model, shape), CrossLipschitz(model, shape),
+                 WongKolter(model, shape, 0.1)):  # fmt: skip
         refused(InputError, "BatchNorm '1' is in training mode", lambda loss=loss: loss(x, y))
     alone = ROLL(model, shape, batch_norm="batch")
     refused(InputError, "more than one value per channel", lambda: alone(x[:1]))
@@ -187,5 +282,16 @@ def test_batch_norm_in_training_mode() -> None:
     loss = ROLL(twice, (4,), batch_norm="batch")
     refused(UnsupportedOperation, "is called 2 times", lambda: loss(x.float()))
     ROLL(twice, (4,), batch_norm="running")(x.float())
+    slope = CrossLipschitz(twice, (4,), batch_norm="batch")
+    refused(UnsupportedOperation, "called more than once", lambda: slope(x.float()))
+    CrossLipschitz(twice, (4,), batch_norm="running")(x.float())
     twice.eval()
     loss(x.float())
+    slope(x.float())
+    bare = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False)).double()
+    bare.eval()
+    refused(InputError, "keeps no running statistics",
+            lambda: CURE(bare, (4,), batch_norm="running")(x, y))  # fmt: skip
+    alone = CURE(bare, (4,), batch_norm="batch")
+    alone(x, y)
+    refused(InputError, "more than one value per channel", lambda: alone(x[:1], y[:1]))
