@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from polytope.attacks.carlini_wagner import CarliniWagner
+from polytope.attacks.pgd import PGD
+from polytope.bounds.dual import least_margins
+from polytope.bounds.inputs import InputSet
 from polytope.distances import boundary_distance, decision_distance
 from polytope.named_datasets import Dataset
 from polytope.reproduce.measure import points
 from polytope.reproduce.run import Fitted, Run
+from polytope.robustness.minimal import minimal_perturbation
+from polytope.robustness.perturbation import Perturbations
 from polytope.robustness.theorem import certify
 from polytope.sensitivity.radius import certified_radius
 
@@ -70,6 +77,50 @@ def carlini_wagner(run: Run, own: Fitted, data: Dataset, count: int) -> dict[str
 
     settings = {"network": own.key, "steps": steps, "searches": searches}
     return run.in_parts(f"{own.name} Carlini-Wagner", settings, count, 50, work)
+
+
+def robust_errors(
+    run: Run, own: Fitted, data: Dataset, p: float, eps: float, count: int
+) -> dict[str, np.ndarray]:
+    """Which test points PGD misclassifies within eps, and which the dual bound proves robust."""
+    attack = PGD(steps=40, restarts=run.pick(1, 2, 5), rounds=run.pick(3, 5, 10))
+
+    def work(rows: slice) -> Mapping[str, Any]:
+        X, y = points(data.test, rows), data.test.y[rows]
+        found = attack(own.net, X, y, p, BOX)
+        others = np.arange(data.classes - 1)[None]
+        others = others + (others >= y[:, None])
+        margins = np.eye(data.classes)[y][:, None] - np.eye(data.classes)[others]
+        x, zero = torch.from_numpy(X), torch.zeros(1, X.shape[1], dtype=torch.float64)
+        ball = InputSet.from_ball(
+            x, torch.full((len(x),), eps, dtype=torch.float64), p, zero, zero + 1
+        )
+        with torch.no_grad():
+            least = least_margins(own.net, ball, torch.from_numpy(margins), "parallel")
+        return {"broken": found.distance <= eps, "dual": (least > 0).all(1).numpy()}
+
+    settings = {"network": own.key, "p": str(p), "eps": eps, "attack": repr(attack)}
+    return run.in_parts(f"{own.name} robust errors", settings, count, 20, work)
+
+
+def by_mip(
+    run: Run, own: Fitted, data: Dataset, eps: float, count: int, limit: float
+) -> dict[str, np.ndarray]:
+    """Which test points a mixed-integer program decides at the l_inf radius eps, and how."""
+
+    def work(rows: slice) -> Mapping[str, Any]:
+        found = minimal_perturbation(
+            own.net, points(data.test, rows), data.test.y[rows], math.inf, BOX, radius=eps,
+            method="mip", time_limit=limit,
+        )  # fmt: skip
+        assert isinstance(found, Perturbations)
+        return {
+            "broken": [row.upper <= eps for row in found],
+            "claimed": [row.claimed >= eps or row.status == "robust" for row in found],
+        }
+
+    settings = {"network": own.key, "eps": eps, "limit": limit}
+    return run.in_parts(f"{own.name} MIP", settings, count, 1, work)
 
 
 def average_bounds(run: Run, own: Fitted, data: Dataset, count: int) -> tuple[float, float]:

@@ -16,6 +16,8 @@ from polytope.training.loop import Loss
 from polytope.training.mmr import MMR
 from polytope.training.networks import WIDTHS, convolutional, fully_connected
 from polytope.training.recipe import Recipe
+from polytope.training.schedules import Ramp
+from polytope.training.wong_kolter import WongKolter
 
 #: Names of the data sets as the paper writes them.
 TITLES = {"mnist": "MNIST", "fashion_mnist": "F-MNIST", "gtsrb": "GTS", "cifar10": "CIFAR-10"}
@@ -111,8 +113,9 @@ def fitted(
     run : Run
     name : str
         The data set.
-    scheme : {"plain", "at", "MMR", "MMR+at", "MMR-dD"}
-        "at" is adversarial training, "MMR-dD" MMR without the part of the regions.
+    scheme : {"plain", "at", "KW", "MMR", "MMR+at", "MMR-dD"}
+        "at" is adversarial training, "KW" Wong and Kolter's robust loss, "MMR-dD" MMR without
+        the part of the regions.
     p : 2 or inf
     kind : {"fc1", "fc10", "cnn"}
     weight : float, optional
@@ -121,20 +124,25 @@ def fitted(
     data, setting = run.dataset(name), SETTINGS[p][name]
     model = network(run, data, kind)
     losses: list[Loss] = []
+    if scheme == "KW":
+        losses.append(
+            WongKolter(model, data.shape, Ramp(0, setting.eps, run.pick(3, 2, 20)), p=p,
+                       box=(0, 1) if p == math.inf else None)
+        )  # fmt: skip
     if scheme in ("at", "MMR+at"):
         steps = run.pick(3, 7, 40 if "mnist" in name else 7)
         losses.append(
             Adversarial(model, data.shape, setting.eps, p=p, box=(0, 1), steps=steps, share=0.5)
         )
     regularised = scheme.startswith("MMR")
-    epochs = run.pick(5, setting.epochs, 100)
+    epochs = run.pick(12, setting.epochs, 100)
     if regularised:
         own = MMR.published(
             model, data.shape, None if scheme == "MMR-dD" else setting.gamma, setting.gamma,
             weight=setting.weight if weight is None else weight, epochs=epochs, p=p,
         )  # fmt: skip
         losses.append(OnPart(own, PART) if run.scale == "small" else own)
-    rate = setting.rate if regularised and run.scale == "full" else 1e-3
+    rate = setting.rate if regularised and run.scale == "full" else run.pick(1e-2, 1e-3, 1e-3)
     recipe = Recipe(epochs, rate=rate, drop=max(1, epochs // 10))
     shown = f"{name} {kind} {scheme} l_{p:g}" + ("" if weight is None else f" lambda {weight:g}")
     return run.fit(shown, model, data, recipe, losses)
@@ -145,7 +153,7 @@ def shortened(run: Run) -> tuple[str, ...]:
     if run.scale == "full":
         return ()
     if run.scale == "smoke":
-        return ("8 x 8 digits and small networks", "5 epochs instead of 100")
+        return ("8 x 8 digits and small networks", "12 epochs instead of 100")
     return (
         "15 epochs on GTS (10,003 training images instead of 39,209) and 5 on the others instead "
         "of 100, the last tenth at a tenth of the rate 1e-3", f"MMR on {PART} of the 128 points "

@@ -57,7 +57,8 @@ def _table2(run: Run) -> Outcome:
                 "width": width, "device": device, "threads": torch.get_num_threads(),
                 "method": method, "axes": axes, "turns": turns,
             }  # fmt: skip
-            found = run.step(name, settings, partial(_time, width, device, method, axes, turns))  # fmt: skip
+            work = partial(_time, width, device, method, axes, turns)
+            found = run.step(name, settings, work)
             row |= {key: float(found[key]) for key in ("plain step", "step", "ratio")}
         rows.append(row)
     table = pd.DataFrame(rows)
