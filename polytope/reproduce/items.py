@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from polytope.reproduce import (
+    llr,
     mmr_exact,
+    mmr_figures,
     mmr_robustness,
     recurjac,
     roll_margins,
@@ -12,7 +14,9 @@ from polytope.reproduce import (
 )
 from polytope.reproduce.item import Item
 
-_MODULES = (mmr_exact, mmr_robustness, recurjac, roll_margins, roll_time, roll_toy)
+_MODULES = (
+    llr, mmr_exact, mmr_figures, mmr_robustness, recurjac, roll_margins, roll_time, roll_toy
+)  # fmt: skip
 #: All items by name.
 ITEMS: tuple[Item, ...] = tuple(
     sorted((item for module in _MODULES for item in module.ITEMS), key=lambda item: item.name)

@@ -80,10 +80,10 @@ def _table3(run: Run) -> Outcome:
             theorem = proved(run, own, data, min(checked, total))
             radii = dual(run, own, data, min(bounded, total))["radius"]
             optimal = found["decision"] <= found["boundary"]
-            used = SETTINGS[2.0][name].weight if weight is None else weight
+            used = SETTINGS[2.0][name].lambda_at(run.scale) if weight is None else weight
             plain = scheme == "plain"
             published = (paper[3], paper[4], None) if plain else (paper[0], paper[1], paper[2])
-            same = plain or used == SETTINGS[2.0][name].weight
+            same = plain or weight in (None, SETTINGS[2.0][name].weight)
             exact = theorem["exact"][: len(radii)] & (radii > 0)
             gap = theorem["lower"][: len(radii)][exact] / radii[exact] - 1
             rows.append({
