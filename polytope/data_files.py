@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from polytope.errors import FileProblem
 from polytope.examples import Examples
+from polytope.network.store import BROKEN
 
 #: IDX's codes of numbers (big-endian).
 IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
@@ -79,7 +79,7 @@ def read_npz(path: Path) -> Examples:
         raise FileProblem(f"there is no file '{path}': check the path") from error
     except FileProblem:
         raise
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
+    except (*BROKEN, zlib.error) as error:
         raise FileProblem(
             f"'{path}' is no .npz file of plain numbers, or is damaged: get or save it again"
         ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import zipfile
+import zlib
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from polytope.errors import FileProblem, InputError
 from polytope.model import Network, load
+from polytope.network.store import BROKEN
 
 #: Names under which an .npz file may hold the points and the labels.
 POINT_KEYS = ("X", "x", "points", "data")
@@ -86,7 +87,7 @@ def load_points(
         raise FileProblem(f"there is no file '{source}': check the path") from error
     except FileProblem:
         raise
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+    except (*BROKEN, zlib.error) as error:
         kind = source.suffix.lower()
         raise FileProblem(
             f"'{source}' cannot be read as an array of numbers: it is no {kind} file, is "
@@ -99,7 +100,7 @@ def load_points(
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The arrays of an .npz file."""
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("not an archive")
         point_key = next((key for key in POINT_KEYS if key in archive.files), None)
