@@ -14,6 +14,7 @@ from polytope.attacks.names import as_attacks
 from polytope.attacks.task import Task
 from polytope.errors import InputError
 from polytope.model import Network, compile
+from polytope.robustness.compare import cross_check
 from tests.nets import compiled, dense
 from tests.unit.attacks.test_attack import assert_proved, steps
 from tests.unit.attacks.test_digits import digits
@@ -319,6 +320,18 @@ def test_by_name() -> None:
     ):
         with pytest.raises(InputError, match=message):
             as_attacks([name])
+
+
+def test_beside_the_engines() -> None:
+    net, X, y, optimum = digits()
+    names = ["fgsm:0.08", "fgsm_20:0.08", "multi_targeted:0.08", "deepfool"]
+    found = cross_check(net, X[:2], y[:2], "inf", (0, 1), ["branch_and_bound"], names)
+    assert list(found.attacks) == names
+    assert found.verdict.tolist() == ["agree", "agree"]
+    np.testing.assert_allclose(found.lower, optimum[:2], rtol=1e-9)
+    for name in names:
+        assert (found.ratios(name) >= 1 - 1e-9).all()
+    assert np.isfinite(found.ratios("multi_targeted:0.08")).all()
 
 
 @pytest.mark.parametrize(
