@@ -304,6 +304,10 @@ def _loss(table: Mapping[str, Any]) -> LossSettings:
         names |= set(inspect.signature(make.__self__).parameters)  # type: ignore[attr-defined]
     known = tuple(name for name in names if name not in GIVEN)
     _require_known(table, ("kind", *sorted(known)), f"[[loss]] {kind}", "key")
+    for name, entry in parameters.items():
+        needed = entry.default is entry.empty and entry.kind is not entry.VAR_KEYWORD
+        if needed and name not in (*GIVEN, *table):
+            raise InputError(f"[[loss]] {kind}: {name} is missing")
     settings = {key: _value(value, str(kind), key) for key, value in table.items() if key != "kind"}
     return LossSettings(str(kind), settings)
 

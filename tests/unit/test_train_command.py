@@ -147,8 +147,37 @@ def test_published_mmr_takes_the_epochs_of_the_training(tmp_path):
     assert mmr.k_b == Ramp(0.10, 0.02, 6)
 
 
-def test_all_losses_are_known():
-    assert {"ROLL", "RegionMargin", "MMR", "kMMR", "LLR", "TRADES", "CURE"} <= set(LOSSES)
+SETTINGS = {
+    "ROLL": "C = 2",
+    "RegionMargin": "box = [0, 1]",
+    "MMR": "gamma_b = 0.4\nk_b = 3",
+    "kMMR": "gamma_b = 0.4\ngamma_d = 0.4\nweight = 1\nbox = [0, 1]",
+    "LLR": "eps = 0.1\nsteps = 1",
+    "CURE": "",
+    "CrossLipschitz": "weight = 0.1",
+    "Adversarial": "eps = {start = 0, end = 0.1, epochs = 2}\nshare = 0.5\nsteps = 2\nbox = [0, 1]",
+    "TRADES": "eps = 0.1\nsteps = 1",
+    "WongKolter": "eps = 0.01",
+}
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_every_loss_trains_from_a_configuration(tmp_path, capsys, kind):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "a.npz", X=rng.uniform(size=(20, 6)), y=np.arange(20) % 3)
+    text = f"""
+    data = {{train = "a.npz", test = "a.npz"}}
+    network = {{kind = "fully_connected", widths = [30]}}
+    training = {{epochs = 2, batch = 10}}
+    [[loss]]
+    kind = "{kind}"
+    {SETTINGS[kind]}
+    """
+    assert trained(written(tmp_path, text, "own.toml"), tmp_path) == OK, capsys.readouterr().err
+    table = pd.read_csv(tmp_path / "own-history.csv")
+    whole = kind in ("Adversarial", "TRADES", "WongKolter")
+    assert ("cross_entropy" in table.columns) != whole
+    assert np.isfinite(table[kind.removeprefix("k")]).all()
 
 
 @pytest.mark.parametrize(
@@ -186,6 +215,8 @@ def test_all_losses_are_known():
         ("axes = 2", "axes = 2.5", "axes: got 2.5"),
         ("axes = 2", "gamma = 101", "gamma"),
         ("axes = 2", "model = 3", "unknown key 'model'"),
+        ('kind = "ROLL"', 'kind = "LLR"', r"\[\[loss\]\] LLR: unknown key 'axes'"),
+        ('"ROLL"', '"LLR"\n[[loss]]\nkind="ROLL"', r"\[\[loss\]\] LLR: eps is missing"),
         ("start = 0,", "begin = 0,", "or a ramp"),
         ("end = 0.05", "end = -1", r"weight \(lambda\): got -1"),
     ],
