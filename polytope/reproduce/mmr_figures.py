@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PAPER = "MMR, arXiv 1810.07481"
 #: Of the toy: points, units, the square that is drawn, gamma_B = gamma_D, lambda.
-TOY_POINTS, TOY_UNITS, TOY_SIDE, TOY_GAMMA, TOY_WEIGHT = 128, 100, 1.4, 0.15, 0.5
+TOY_POINTS, TOY_UNITS, TOY_SIDE, TOY_GAMMA, TOY_WEIGHT = 128, 100, 1.4, 0.2, 1.0
 #: Figure 3: radius, gamma_B = gamma_D, and the values of lambda (0 is plain).
 EPS, GAMMA = 0.1, 0.15
 LAMBDAS = {"smoke": (0.0, 1.0), "small": (0.0, 0.5, 2.0), "full": (0.0, 0.25, 0.5, 1.0, 2.0, 3.0)}
@@ -64,12 +64,16 @@ def _figure2(run: Run) -> Outcome:
         rows.append(_line(name, scheme, own, data, graphs[f"{name}, {scheme}"]))
     table = pd.DataFrame(rows)
     count = dict(zip(graphs, table["regions in the picture"], strict=True))
+    margin = dict(zip(graphs, table["median d_B of 100 training points"], strict=True))
     notes = ("the paper does not give the toy's points: two arcs of 64", *shortened(run))
     return Outcome(
         table, plot_regions(graphs), notes,
-        ("published: a clear maximization of the linear regions with MMR",
-         f"measured: regions in the picture, plain and with MMR: toy {count['toy, plain']} and "
-         f"{count['toy, MMR']}, {name} {count[f'{name}, plain']} and {count[f'{name}, MMR']}"),
+        ("published: a clear maximization of the linear regions with MMR", *(
+            f"measured, {kind}: {count[f'{kind}, plain']} regions in the picture with plain "
+            f"training, {count[f'{kind}, MMR']} with MMR; the median d_B of training points grows "
+            f"{margin[f'{kind}, MMR'] / margin[f'{kind}, plain']:.3g} times"
+            for kind in ("toy", name)
+        )),
     )  # fmt: skip
 
 

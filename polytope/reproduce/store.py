@@ -60,7 +60,7 @@ def load_step(path: Path, settings: Mapping[str, Any]) -> dict[str, np.ndarray] 
         If the file is damaged or belongs to other settings.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile) or SETTINGS not in archive.files:
                 raise ValueError("not a step")
             found = {name: archive[name] for name in archive.files}
