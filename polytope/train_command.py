@@ -48,10 +48,12 @@ a configuration:
   choose = "error"         # or loss: the best epoch on the validation examples; last
   seed = 0
 
-  [[loss]]                 # as many as you like: {", ".join(LOSSES)}
+  [[loss]]                 # as many as you like, of the kinds below
   kind = "ROLL"
   weight = 0.1             # or a ramp: {{start = 0, end = 0.1, epochs = 10}}
   axes = 3                 # any setting of the loss, see its documentation
+
+kinds of losses: {", ".join(LOSSES)}
 
 Writes NAME.npz (the compiled network, for the other commands; of a recurrent network there is
 none), NAME.pt (weights, for torch.load(..., weights_only=True)), NAME-history.csv and

@@ -103,8 +103,8 @@ def train(
     Notes
     -----
     Each step draws from a seed made of the recipe's, the epoch and the step, so equal seeds give
-    equal numbers, however often the training was interrupted (on a GPU as far as its kernels
-    repeat theirs). torch's own random state is left as it was.
+    equal numbers, however often the training was interrupted (with equally many threads; on a
+    GPU as far as its kernels repeat theirs). torch's own random state is left as it was.
     """
     if not len(examples):
         raise InputError("train: got no examples, expected at least one")
