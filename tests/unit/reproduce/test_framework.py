@@ -17,9 +17,11 @@ from polytope.plot import new_figure
 from polytope.reproduce import reproduce as reproducing
 from polytope.reproduce.item import Item
 from polytope.reproduce.items import ITEMS
+from polytope.reproduce.mmr_models import SETTINGS, OnPart
 from polytope.reproduce.reproduce import find_item, reproduce
 from polytope.reproduce.run import Outcome, Run
 from polytope.reproduce.store import load_step, save_step, step_path
+from polytope.training.mmr import MMR
 from polytope.training.networks import fully_connected
 from polytope.training.recipe import Recipe
 
@@ -214,3 +216,20 @@ def test_results_are_frozen(tmp_path: Path) -> None:
     run = Run("toy", "small", tmp_path)
     with pytest.raises(dataclasses.FrozenInstanceError):
         run.scale = "full"  # type: ignore[misc]
+
+
+def test_a_loss_of_a_part_of_the_batch() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    loss = MMR(model, (4,), 0.5, 0.5)
+    x, y = torch.rand(10, 4), torch.randint(0, 3, (10,))
+    part = OnPart(loss, 4)(x, y, epoch=1)
+    assert part == loss(x[:4], y[:4], epoch=1)
+    assert part != loss(x, y, epoch=1)
+
+
+def test_published_settings_belong_to_full() -> None:
+    own = SETTINGS[2.0]["gtsrb"]
+    assert (own.lambda_at("full"), own.gamma) == (16, 0.4)
+    assert own.lambda_at("small") != 16
+    assert SETTINGS[2.0]["fashion_mnist"].lambda_at("small") == 10
