@@ -8,7 +8,17 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polytope.attacks import PGD, Attack, CarliniWagner, LinearRegion, polish
+from polytope.attacks import (
+    FGSM,
+    PGD,
+    Attack,
+    CarliniWagner,
+    DeepFool,
+    LinearRegion,
+    MultiTargeted,
+    Untargeted,
+    polish,
+)
 from polytope.enumeration import region_graph
 from polytope.model import Network
 from tests.nets import dense
@@ -56,15 +66,20 @@ def test_witnesses_are_proved_and_never_below_the_optimum(
     optimum = minimal_distance(
         [(A, b, J[rows], c[rows]) for A, b, J, c in regions], x[0], own, p, BOX
     )
-    attacks: list[Attack] = [PGD(), LinearRegion()]
+    attacks: list[Attack] = [PGD(), LinearRegion(), DeepFool()]
     if p == 2:
         attacks.append(CarliniWagner(steps=100, searches=6))
+    for factor in (0.97, 1.5) if 0 < optimum < math.inf else ():
+        eps = factor * optimum
+        short = {"steps": 60, "restarts": 4, "rates": ((0, eps / 5), (30, eps / 50))}
+        attacks += [FGSM(eps, steps=20), Untargeted(eps, **short), MultiTargeted(eps, **short)]
     best = math.inf
     for attack in attacks:
         found = attack(net, x, y, p, BOX, target)
         assert_proved(net, x, y, found, p, BOX, target)
         distance = float(found.distance[0])
         assert distance >= optimum * (1 - ORACLE) - ORACLE
+        assert math.isinf(distance) or distance <= attack.radius()
         if math.isfinite(distance):
             fixed = polish(net, x[0], found.witness[0], label, p, BOX, target)
             assert optimum * (1 - ORACLE) - ORACLE <= fixed.distance <= distance
