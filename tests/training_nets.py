@@ -42,6 +42,19 @@ class Cell(nn.Module):
         return self.out(h)
 
 
+class Skip(nn.Module):
+    """Wide inputs that the second layer reads too, beside the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.out = nn.Linear(12, 4), nn.Linear(16, 4), nn.Linear(4, 3)
+        self.acts = nn.ModuleList([nn.ReLU(), nn.ReLU()])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.cat([self.acts[0](self.first(x)), x], 1)
+        return self.out(self.acts[1](self.second(h)))
+
+
 class Normalised(nn.Module):
     """Inputs are normalised in the module, before a fully connected chain."""
 
@@ -81,6 +94,10 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)), nn.ReLU(),
                               nn.Linear(5, 3)), (4,)),
     "normalised": (Normalised, (2, 3)),
+    "wide": (
+        lambda: nn.Sequential(nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 4), nn.LeakyReLU(0.2),
+                              nn.Linear(4, 3)), (12,)),
+    "skip": (Skip, (12,)),
     "conv": (
         lambda: nn.Sequential(nn.Conv2d(1, 2, 4, stride=2, padding=1), nn.ReLU(),
                               nn.Conv2d(2, 2, 2, groups=2), nn.ReLU(), nn.Flatten(),
@@ -123,7 +140,7 @@ SMOOTH: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 #: Fully connected chains, which "gram" and "dynamic" take.
 CHAINS = ("relu", "leaky", "prelu", "abs", "hardtanh", "one_layer", "relu_first", "few_inputs",
-          "batch_norm1d", "weight_norm", "normalised")  # fmt: skip
+          "batch_norm1d", "weight_norm", "normalised", "wide")  # fmt: skip
 
 
 def make(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, tuple[int, ...]]:

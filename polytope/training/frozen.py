@@ -248,7 +248,12 @@ def _pushed(
 
 
 def pull(
-    frozen: Frozen, start: int, a: torch.Tensor, samples: torch.Tensor, c: Constants
+    frozen: Frozen,
+    start: int,
+    a: torch.Tensor,
+    samples: torch.Tensor,
+    c: Constants,
+    stop: int = 0,
 ) -> torch.Tensor:
     """Coefficients on a node as coefficients on the input, each at a point of its own.
 
@@ -262,6 +267,8 @@ def pull(
         The point of each.
     c : mapping
         Constants; their gradients are followed.
+    stop : int
+        Coefficients on this node are asked for in place of the input, which is read through it.
 
     Returns
     -------
@@ -269,7 +276,7 @@ def pull(
     """
     nodes = frozen.net.graph.nodes
     pending = {start: a}
-    for number in range(start, 0, -1):
+    for number in range(start, stop, -1):
         here = pending.pop(number, None)
         if here is None:
             continue
@@ -285,8 +292,8 @@ def pull(
             parts = pull_linear(node, here, shapes, c)
         for source, part in zip(node.inputs, parts, strict=True):
             pending[source] = pending[source] + part if source in pending else part
-    found = pending.get(0)
-    return a.new_zeros(len(a), frozen.net.input_size) if found is None else found.flatten(1)
+    found = pending.get(stop)
+    return a.new_zeros(len(a), nodes[stop].size) if found is None else found.flatten(1)
 
 
 def start_of_units(

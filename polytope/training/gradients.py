@@ -235,7 +235,7 @@ def weighted_squares(
 
 
 def normals(
-    frozen: Frozen, c: Constants, samples: torch.Tensor, rows: torch.Tensor
+    frozen: Frozen, c: Constants, samples: torch.Tensor, rows: torch.Tensor, stop: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of single rows, by the transpose of the frozen network.
 
@@ -246,6 +246,8 @@ def normals(
         Constants; their gradients are followed.
     samples, rows : tensor (pairs,)
         The point and the row of each.
+    stop : int
+        As in `pull`; the rows' units read this node, or what comes after it.
 
     Returns
     -------
@@ -254,7 +256,7 @@ def normals(
     order : tensor (pairs,)
         Which pair each of them is.
     """
-    found, order = [frozen.x.new_zeros(0, frozen.net.input_size)], [rows[:0]]
+    found, order = [frozen.x.new_zeros(0, frozen.net.graph.nodes[stop].size)], [rows[:0]]
     for layer in frozen.net.layers:
         place = layer.row_slice
         mine = ((rows >= place.start) & (rows < place.stop)).nonzero().flatten()
@@ -265,7 +267,7 @@ def normals(
             start, a = start_of_candidates(frozen, layer, local, points, c)
         else:
             start, a = start_of_units(frozen, layer, local // layer.slots, c)
-        found.append(pull(frozen, start, a, points, c))
+        found.append(pull(frozen, start, a, points, c, stop))
         order.append(mine)
     return torch.cat(found), torch.cat(order)
 

@@ -157,11 +157,12 @@ class MMR(Regulariser):
             frozen = self._freeze(x)
             require_inside(frozen.x, box)
             labels = None if self.gamma_d is None else self._labels(y, frozen.x)
-            geometry = geometry_of(frozen, labels, p, box, self._budget)
+            nearest = 0 if self.gamma_b is None else self._nearest(epoch)
+            geometry = geometry_of(frozen, labels, p, box, self._budget, nearest)
             parts: list[tuple[torch.Tensor, torch.Tensor, float]] = []
             if self.gamma_b is not None:
                 method = self._method(frozen.x, p == 2)
-                found = nearest_rows(geometry, self._nearest(epoch), self.gamma_b, method)
+                found = nearest_rows(geometry, nearest, self.gamma_b, method)
                 parts.append((*found, self.gamma_b))
             if self.gamma_d is not None:
                 others = frozen.logits.shape[1] - 1

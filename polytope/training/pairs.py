@@ -13,12 +13,11 @@ import torch
 from torch.linalg import vector_norm
 
 from polytope.nearest import nearest_in_box
-from polytope.network.ir import Affine, Gather, Layer, Linear
 from polytope.sets import Box
 from polytope.training.accumulate import accumulated
+from polytope.training.first import Shared, norms_by_gram, shared_norms
 from polytope.training.frozen import Frozen, pull
 from polytope.training.gradients import Budget, TrainingMethod, normals, row_norms, spans
-from polytope.training.gram import matrix_of
 from solvers.norms import dual_exponent
 from solvers.projection import project_to_hyperplane
 
@@ -39,6 +38,8 @@ class Geometry:
         The norm.
     slack : pair of tensor (batch, d), or None
         The box minus the points, float64.
+    shared : Shared, or None
+        Norms that all points share; None with a box, where distances are no ratios.
     budget : Budget
     """
 
@@ -47,7 +48,16 @@ class Geometry:
     labels: torch.Tensor | None
     p: float
     slack: tuple[torch.Tensor, torch.Tensor] | None
+    shared: Shared | None
     budget: Budget
+
+    @property
+    def leaves(self) -> tuple[torch.Tensor, ...]:
+        """What distances are made of beside the constants: values, shared norms, Gram matrix."""
+        if self.shared is None:
+            return (self.values,)
+        gram = () if self.shared.gram is None else (self.shared.gram,)
+        return self.values, self.shared.norms, *gram
 
     def chunks(self, pairs: int) -> list[slice]:
         """Parts of the pairs that fit into memory."""
@@ -55,21 +65,32 @@ class Geometry:
 
 
 def geometry_of(
-    frozen: Frozen, labels: torch.Tensor | None, p: float, box: Box | None, budget: Budget
+    frozen: Frozen,
+    labels: torch.Tensor | None,
+    p: float,
+    box: Box | None,
+    budget: Budget,
+    count: int,
 ) -> Geometry:
-    """Put the decision rows behind the others, and measure the box from the points."""
+    """Put the decision rows behind the others, and measure the box from the points.
+
+    About `count` rows of each point's region will be asked for.
+    """
     values = frozen.values
     if labels is not None:
         logits = frozen.logits
         values = torch.cat([values, logits.gather(1, labels.unsqueeze(1)) - logits], 1)
-    slack = None
     if box is not None:
         points = frozen.x.flatten(1).double()
         low, high = (
             torch.as_tensor(side.copy(), device=points.device) for side in (box.low, box.high)
         )
         slack = low - points, high - points
-    return Geometry(frozen, values, labels, p, slack, budget)
+        return Geometry(frozen, values, labels, p, slack, None, budget)
+    pairs = count if len(frozen.net.layers) > 1 else 0
+    pairs = len(frozen.x) * (pairs + values.shape[1] - frozen.net.rows)
+    shared = shared_norms(frozen, dual_exponent(p), budget.memory, pairs)
+    return Geometry(frozen, values, labels, p, None, shared, budget)
 
 
 def nearest_rows(
@@ -103,9 +124,8 @@ def nearest_rows(
         found = free.topk(count, dim=1, largest=False)
         return found.values, found.indices
     with torch.no_grad():
-        c, values = frozen.detached, geometry.values.detach()
         distance, row, _ = nearest_in_box(
-            free, count, lambda samples, rows: distances(geometry, c, values, samples, rows)
+            free, count, lambda samples, rows: distances(geometry, samples, rows)
         )
     return torch.where(distance < limit, distance, torch.inf), row
 
@@ -128,43 +148,37 @@ def decision_rows(geometry: Geometry, count: int) -> tuple[torch.Tensor, torch.T
     samples = torch.arange(batch, device=device).unsqueeze(1).expand_as(others).flatten()
     rows = frozen.net.rows + others.flatten()
     with torch.no_grad():
-        c, values = frozen.detached, geometry.values.detach()
-        found = distances(geometry, c, values, samples, rows).reshape(others.shape)
+        found = distances(geometry, samples, rows).reshape(others.shape)
     found = torch.where(torch.isfinite(found), found, torch.inf)
     best = found.topk(count, dim=1, largest=False)
     return best.values, rows.reshape(others.shape).gather(1, best.indices)
 
 
-def distances(
-    geometry: Geometry,
-    c: Constants,
-    values: torch.Tensor,
-    samples: torch.Tensor,
-    rows: torch.Tensor,
-) -> torch.Tensor:
-    """Distances of pairs, chunk by chunk; for a result without a graph."""
-    parts = [values.new_zeros(0)]
+def distances(geometry: Geometry, samples: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Distances of pairs without a graph, chunk by chunk."""
+    c, leaves = geometry.frozen.detached, [leaf.detach() for leaf in geometry.leaves]
+    parts = [geometry.values.new_zeros(0)]
     for part in geometry.chunks(len(rows)):
-        parts.append(pair_distances(geometry, c, values, samples[part], rows[part]))
+        parts.append(pair_distances(geometry, c, leaves, samples[part], rows[part]))
     return torch.cat(parts)
 
 
 def pair_distances(
     geometry: Geometry,
     c: Constants,
-    values: torch.Tensor,
+    leaves: Sequence[torch.Tensor],
     samples: torch.Tensor,
     rows: torch.Tensor,
 ) -> torch.Tensor:
-    """Distances of one chunk of pairs, differentiable in the constants and the values.
+    """Distances of one chunk of pairs, differentiable in the constants and the leaves.
 
     Parameters
     ----------
     geometry : Geometry
     c : mapping
         Constants, detached or leaves.
-    values : tensor (batch, rows + classes)
-        Likewise.
+    leaves : sequence of tensor
+        Likewise: what stands for ``geometry.leaves``.
     samples, rows : tensor (pairs,)
 
     Returns
@@ -173,26 +187,48 @@ def pair_distances(
         inf where there is no hyperplane, or the box does not reach it; the sign of a decision
         row's value is kept.
     """
-    frozen = geometry.frozen
-    distance = values.new_zeros(len(rows))
-    rest = torch.ones_like(rows, dtype=torch.bool)
-    if geometry.slack is None:
-        for layer, norm in _shared_norms(frozen, c, dual_exponent(geometry.p), rows):
-            mine = ((rows >= layer.row_slice.start) & (rows < layer.row_slice.stop)).nonzero()
-            mine = mine.flatten()
-            units = (rows[mine] - layer.first_row) // layer.slots
-            value = values[samples[mine], rows[mine]]
-            distance = distance.index_put((mine,), _ratio(value.abs(), norm[units]))
-            rest[mine] = False
-    left = rest.nonzero().flatten()
+    value = leaves[0][samples, rows]
+    left = torch.arange(len(rows), device=rows.device)
+    distance = value.new_zeros(len(rows))
+    if geometry.shared is not None:
+        known = (rows < len(geometry.shared.known)).nonzero().flatten()
+        known = known[geometry.shared.known[rows[known]]]
+        found = _ratio(value[known].abs(), leaves[1][rows[known]])
+        distance = distance.index_put((known,), found)
+        left = torch.ones_like(rows, dtype=torch.bool).index_fill(0, known, False).nonzero()
+        left = left.flatten()
     if len(left):
-        normal, order = _all_normals(geometry, c, samples[left], rows[left])
-        left = left[order]
-        value = values[samples[left], rows[left]]
-        distance = distance.index_put((left,), _distance(geometry, normal, value, samples[left]))
-    decision = rows >= frozen.net.rows
-    behind = decision & (values.detach()[samples, rows] < 0)
+        if len(leaves) > 2:
+            found, order = _by_gram(geometry, c, leaves[2], samples[left], rows[left])
+            left = left[order]
+            found = _ratio(value[left].abs(), found)
+        else:
+            normal, order = _all_normals(geometry, c, samples[left], rows[left])
+            left = left[order]
+            found = _distance(geometry, normal, value[left], samples[left])
+        distance = distance.index_put((left,), found)
+    behind = (rows >= geometry.frozen.net.rows) & (value.detach() < 0)
     return torch.where(behind, -distance, distance)
+
+
+def _by_gram(
+    geometry: Geometry,
+    c: Constants,
+    gram: torch.Tensor,
+    samples: torch.Tensor,
+    rows: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """l_2 norms of the normals of rows behind the first layer, and which pair each is."""
+    assert geometry.shared is not None
+    frozen, node = geometry.frozen, geometry.shared.node
+    a, order = _all_normals(geometry, c, samples, rows, node)
+    norms, doubtful = norms_by_gram(a, gram)
+    if bool(doubtful.any()):
+        some = doubtful.nonzero().flatten()
+        normal = pull(frozen, node, a[some].reshape(-1, *frozen.net.graph.nodes[node].shape),
+                      samples[order][some], c)  # fmt: skip
+        norms = norms.index_put((some,), vector_norm(normal, dim=1))
+    return norms, order
 
 
 def sum_over_pairs(
@@ -205,21 +241,21 @@ def sum_over_pairs(
 
     def terms(c: Constants, others: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         for part in geometry.chunks(len(rows)):
-            found = pair_distances(geometry, c, others[0], samples[part], rows[part])
+            found = pair_distances(geometry, c, others, samples[part], rows[part])
             yield term(found, part)
 
-    return accumulated(terms, geometry.frozen.constants, geometry.values)
+    return accumulated(terms, geometry.frozen.constants, *geometry.leaves)
 
 
 def _all_normals(
-    geometry: Geometry, c: Constants, samples: torch.Tensor, rows: torch.Tensor
+    geometry: Geometry, c: Constants, samples: torch.Tensor, rows: torch.Tensor, stop: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normals of rows and decision rows, and which pair each is."""
+    """Normals of rows and decision rows, and which pair each is; see `pull` for `stop`."""
     frozen = geometry.frozen
     split = frozen.net.rows
     last = (rows >= split).nonzero().flatten()
     inner = (rows < split).nonzero().flatten()
-    found, order = normals(frozen, c, samples[inner], rows[inner])
+    found, order = normals(frozen, c, samples[inner], rows[inner], stop)
     if not len(last):
         return found, inner[order]
     assert geometry.labels is not None
@@ -230,7 +266,7 @@ def _all_normals(
     final = len(frozen.net.graph.nodes) - 1
     shape = frozen.net.graph.output_shape
     a = a[:, a.shape[1] - outputs :].reshape(len(last), *shape)
-    decisions = pull(frozen, final, a, points, c)
+    decisions = pull(frozen, final, a, points, c, stop)
     return torch.cat([found, decisions]), torch.cat([inner[order], last])
 
 
@@ -251,38 +287,3 @@ def _ratio(size: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
     proper = norm > 0
     divided = size / torch.where(proper, norm, torch.ones_like(norm))
     return torch.where(proper, divided, torch.inf)
-
-
-def _shared_norms(
-    frozen: Frozen, c: Constants, q: float, rows: torch.Tensor
-) -> list[tuple[Layer, torch.Tensor]]:
-    """Norms of units that a fully connected layer feeds straight from the input.
-
-    They are the same for every point, so they are taken once and not per pair.
-    """
-    found = []
-    for layer in frozen.net.layers:
-        block = _block_from_input(frozen, layer)
-        if block and bool((rows < layer.row_slice.stop).any()):
-            matrix = matrix_of(frozen.net, block, frozen.net.input_size, c)
-            found.append((layer, vector_norm(matrix, q, dim=1)))
-    return found
-
-
-def _block_from_input(frozen: Frozen, layer: Layer) -> tuple[int, ...] | None:
-    """The nodes from the input to a layer, if they are fully connected and elementwise."""
-    if layer.is_max:
-        return None
-    nodes, block = frozen.net.graph.nodes, []
-    number, dense = nodes[layer.node].inputs[0], False
-    while number:
-        op = nodes[number].op
-        if isinstance(op, Linear):
-            if len(nodes[number].shape) != 1:
-                return None
-            dense = True
-        elif not (isinstance(op, Affine) or op == Gather(None)):
-            return None
-        block.append(number)
-        number = nodes[number].inputs[0]
-    return tuple(reversed(block)) if dense else None

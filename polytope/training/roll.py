@@ -355,7 +355,7 @@ class RegionMargin(Regulariser):
             frozen = self._freeze(x)
             require_inside(frozen.x, box)
             p = as_norm(self.p)
-            geometry = geometry_of(frozen, None, p, box, self._budget)
+            geometry = geometry_of(frozen, None, p, box, self._budget, 1)
             distance, row = nearest_rows(
                 geometry, 1, torch.inf, self._method(frozen.x, p == 2)
             )  # fmt: skip

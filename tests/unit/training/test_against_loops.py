@@ -10,6 +10,10 @@ import torch
 from torch import nn
 
 from polytope.training import MMR, ROLL, RegionMargin, Regulariser
+from polytope.training.captured import capture
+from polytope.training.frozen import freeze
+from polytope.training.gradients import Budget
+from polytope.training.pairs import geometry_of
 from tests.slow_losses import Held, slow_mmr, slow_region_margin, slow_roll
 from tests.training_nets import CHAINS, MODULES, batch, gradients_of, make
 
@@ -127,3 +131,43 @@ def test_running_statistics(name: str) -> None:
         model.train()
         torch.testing.assert_close(loss(x, y), evaluated)
         model.eval()
+
+
+@pytest.mark.parametrize(("name", "used"), [("wide", True), ("skip", False), ("relu", False)])
+def test_gram_matrix_of_the_first_block(name: str, used: bool) -> None:
+    """Taken where it saves work, if all else reads the input through the block."""
+    model, shape, x, y = case(name)
+    frozen = freeze(capture(model, shape, "test"), x, frozenset(), "test")
+    geometry = geometry_of(frozen, y, 2, None, Budget(2**29), 5)
+    assert geometry.shared is not None
+    assert int(geometry.shared.known.sum()) == frozen.net.layers[0].units
+    assert (geometry.shared.gram is not None) == used
+    assert geometry_of(frozen, y, 1, None, Budget(2**29), 5).leaves[2:] == ()
+
+
+def test_norms_that_cancel_are_taken_anew() -> None:
+    """Two outputs that differ by the tiny difference of two units: the Gram matrix knows it not."""
+    model, shape, x, y = case("wide")
+    model = nn.Sequential(*model[:2], nn.Linear(5, 3)).double()
+    with torch.no_grad():
+        model[0].bias.fill_(3.0)
+        model[0].weight[1] = model[0].weight[0]
+        model[0].weight[1, 4] += 1e-8
+        model[2].weight.copy_(torch.eye(3, 5))
+        model[2].bias.copy_(torch.tensor([0.0, 1e-9, -4.0]))
+    loss = MMR(model, shape, None, 0.7, k_d="all")
+    found, wanted = loss(x, y * 0), slow_mmr(model, x, y * 0, None, 0.7, 2, None, 1, "all")
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+    ours, theirs = gradients_of(found, model), gradients_of(wanted, model)
+    for key, gradient in theirs.items():
+        torch.testing.assert_close(ours[key], gradient, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_that_all_points_share() -> None:
+    """A first layer of convolutions: its rows' norms come from one sweep, or point by point."""
+    model, shape, x, y = case("conv")
+    frozen = freeze(capture(model, shape, "test"), x, frozenset(), "test")
+    for memory, known in ((2**29, True), (1000, False)):
+        shared = geometry_of(frozen, y, 2, None, Budget(memory), 5).shared
+        assert shared is not None
+        assert bool(shared.known.any()) == known
