@@ -51,7 +51,7 @@ class LLR(ModuleRegulariser, BallLoss):
     -----
     The loss is a mean over the batch. With ``steps=50, weight=1, mu=0`` it is the mean of the
     paper's measure gamma(eps, x), a lower bound of the true maximum; `parts` has it by point.
-    It costs some ``2 steps + 7`` forward passes, and the memory of two plain steps.
+    It costs some ``2 steps + 10`` forward passes, and the memory of a few plain steps.
 
     Raises
     ------

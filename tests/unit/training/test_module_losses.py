@@ -12,7 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from polytope.training import CURE, LLR, TRADES, Adversarial, CrossLipschitz, Ramp, TrainingLoss
+from polytope.training import (
+    CURE,
+    LLR,
+    TRADES,
+    Adversarial,
+    CrossLipschitz,
+    Ramp,
+    TrainingLoss,
+    total_loss,
+)
 from polytope.training.ball import perturbations_around
 from tests.slow_losses import Held
 from tests.slow_module_losses import (
@@ -36,7 +45,7 @@ some_modules = pytest.mark.parametrize("name", ["relu", "softplus", "smooth_conv
 every_ball = pytest.mark.parametrize("p", [2, math.inf])
 BOX = (0.0, 1.0)
 LOSSES: dict[str, Callable[..., TrainingLoss]] = {
-    "llr": lambda *net, **more: LLR(*net, EPS, **more),
+    "llr": lambda *net, **more: LLR(*net, EPS, mu=0.2, **more),
     "cure": lambda *net, **more: CURE(*net, h=0.3, **more),
     "cross_lipschitz": CrossLipschitz,
     "adversarial": lambda *net, **more: Adversarial(*net, EPS, **more),
@@ -294,3 +303,51 @@ def test_measure_by_point() -> None:
     assert violation.shape == change.shape == (3,)
     torch.testing.assert_close(loss(x, y, generator=seeded()),
                                (1.5 * violation + 0.7 * change).mean())  # fmt: skip
+
+
+def test_one_step_of_several_losses() -> None:
+    model, shape, x, y = case("few_inputs")
+    added = [CURE(model, shape, h=0.3), CrossLipschitz(model, shape, weight=Ramp(0, 1, 4))]
+    parts = [loss(x, y, epoch=2) for loss in added]
+    task = slow_entropy(model, x, y)
+    same(total_loss(model, added, x, y, epoch=2), task + parts[0] + parts[1], model)
+    same(total_loss(model, [], x, y), task, model)
+    whole = Adversarial(model, shape, 0.0)
+    same(total_loss(model, [*added, whole], x, y, epoch=2), task + parts[0] + parts[1], model)
+    robust = TRADES(model, shape, 0.0)(x, y)
+    torch.testing.assert_close(total_loss(model, [TRADES(model, shape, 0.0)], x, y), robust)
+
+
+def trained(kind: str | None, steps: int = 120) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """A smooth network that separates points on a checkerboard, trained with a loss."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(2, 24), nn.Softplus(10), nn.Linear(24, 24), nn.Softplus(10), nn.Linear(24, 2)
+    ).double()
+    x = torch.rand(80, 2, dtype=torch.float64, generator=seeded()) * 2
+    y = ((x[:, 0] > 1) ^ (x[:, 1] > 1)).long()
+    weights = {"llr": 0.3, "cure": 0.01, "cross_lipschitz": 0.01}
+    more = {"weight": weights[kind]} if kind in weights else {}
+    losses = [] if kind is None else [LOSSES[kind](model, (2,), **more)]
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        total_loss(model, losses, x, y).backward()
+        optimiser.step()
+    return model, x, y
+
+
+def test_training_does_what_the_losses_are_for() -> None:
+    """Each loss's own measure is far below that of plain training."""
+    measures: dict[str, Callable[[nn.Module], TrainingLoss]] = {
+        "llr": lambda m: LLR(m, (2,), EPS, steps=30, weight=1, mu=0),
+        "cure": lambda m: CURE(m, (2,), h=0.3),
+        "cross_lipschitz": lambda m: CrossLipschitz(m, (2,)),
+        "adversarial": lambda m: Adversarial(m, (2,), EPS, steps=30),
+        "trades": lambda m: TRADES(m, (2,), EPS, steps=30),
+    }
+    plain, x, y = trained(None)
+    for kind, measure in measures.items():
+        model, _, _ = trained(kind)
+        assert measure(model)(x, y).item() < 0.6 * measure(plain)(x, y).item(), kind
+        assert (model(x).argmax(1) == y).double().mean() > 0.7, kind
