@@ -49,7 +49,7 @@ class Around:
         radius = self.radius if isinstance(self.radius, float) else self.radius[part]
         return Around(self.middle[part], radius, self.p)
 
-    def ends(self, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def values(self, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Middle value and half of the spread of ``a x``: each (n, functions) or (1, functions).
 
         Parameters
@@ -64,11 +64,11 @@ class Around:
 
 @dataclass(frozen=True, eq=False)
 class ParallelLines:
-    """``slope z + low`` below and ``slope z + high`` above each unit of a layer: (n, units)."""
+    """``slope z + middle -+ half`` below and above each unit of a layer: (n, units)."""
 
     slope: torch.Tensor
-    low: torch.Tensor | None
-    high: torch.Tensor
+    middle: torch.Tensor
+    half: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ class DualNetwork:
         """
         nodes, c, rows = self._net.graph.nodes, self.constants, a.shape[1]
         pending = {start: a.reshape(len(a), rows, *nodes[start].shape)}
-        low = high = a.new_zeros(1, rows)
+        middle = spread = a.new_zeros(1, rows)
         for number in range(start, 0, -1):
             here = pending.pop(number, None)
             if here is None:
@@ -113,26 +113,23 @@ class DualNetwork:
             node, flat = nodes[number], here.flatten(2)
             if number in self._lines:
                 line = self._lines[number]
-                up, down = flat.clamp(min=0), flat.clamp(max=0)
-                low, high = low + _product(down, line.high), high + _product(up, line.high)
-                if line.low is not None:
-                    low, high = low + _product(up, line.low), high + _product(down, line.low)
+                middle = middle + _product(flat, line.middle)
+                spread = spread + _product(flat.abs(), line.half)
                 parts = [flat * line.slope.unsqueeze(1)]
             else:
                 constant = constant_part(node, c)
                 if constant is not None:
-                    added = _product(flat, constant.expand(node.shape).reshape(1, -1))
-                    low, high = low + added, high + added
+                    middle = middle + _product(flat, constant.expand(node.shape).reshape(1, -1))
                 shapes = [nodes[i].shape for i in node.inputs]
                 parts = pull(node, here.reshape(-1, *node.shape), shapes, c)
             for source, part in zip(node.inputs, parts, strict=True):
                 shaped = part.reshape(-1, rows, *nodes[source].shape)
                 pending[source] = pending[source] + shaped if source in pending else shaped
         if 0 in pending:
-            value, spread = self.around.ends(pending[0].flatten(2))
-            low, high = low + value - spread, high + value + spread
+            value, half = self.around.values(pending[0].flatten(2))
+            middle, spread = middle + value, spread + half
         size = (len(self.around.middle), rows)
-        return low.expand(size), high.expand(size)
+        return (middle - spread).expand(size), (middle + spread).expand(size)
 
     def _line(self, layer: Layer, low: torch.Tensor, high: torch.Tensor) -> ParallelLines:
         """The lines of a layer whose units read values between these bounds."""
@@ -140,12 +137,12 @@ class DualNetwork:
             opened = (low < 0) & (high > 0)
             width = torch.where(opened, high - low, torch.ones_like(low))
             slope = torch.where(opened, high / width, (low >= 0).to(low.dtype))
-            return ParallelLines(slope, None, torch.where(opened, -slope * low, 0.0))
-        # Around a single point both are one number, summed in two orders.
-        low, high = torch.minimum(low, high), torch.maximum(low, high)
+            half = torch.where(opened, -slope * low / 2, torch.zeros_like(low))
+            return ParallelLines(slope, half, half)
         at = corners(self._net.graph.nodes[layer.node], low, high, None, self.constants)
         lines = unit_lines(at, *default_slopes(at, "parallel"))
-        return ParallelLines(lines.upper_slope, lines.lower_intercept, lines.upper_intercept)
+        below, above = lines.lower_intercept, lines.upper_intercept
+        return ParallelLines(lines.upper_slope, (above + below) / 2, (above - below) / 2)
 
 
 def dual_bytes(net: Engine, itemsize: int) -> int:
