@@ -160,8 +160,9 @@ def _notes(run: Run) -> tuple[str, ...]:
     )
     if run.scale == "small":
         notes += (
-            "15 epochs instead of 110, at most 8,000 training points", "attacks of 100 steps and 2 restarts on "
-            "100 points instead of 200 and 20", "gamma of 500 points",
+            "15 epochs instead of 110, at most 8,000 training points",
+            "attacks of 100 steps and 2 restarts on 100 points instead of 200 and 20",
+            "gamma of 500 points",
         )  # fmt: skip
     return notes
 
