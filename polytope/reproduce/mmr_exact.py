@@ -96,6 +96,7 @@ def _table3(run: Run) -> Outcome:
                 "proved %": percent(theorem["exact"].mean()), "checked": len(theorem["exact"]),
                 "published opt vs LB %": published[2] if same else None,
                 "opt vs LB %": percent(gap.mean()) if len(gap) else None,
+                "training s": round(own.seconds),
             })  # fmt: skip
     table = pd.DataFrame(rows)
     notes = shortened(run)
