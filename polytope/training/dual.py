@@ -10,7 +10,6 @@ This is for training: rounding is not accounted for. What proves is `polytope.bo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,7 +19,7 @@ from torch.linalg import vector_norm
 from polytope.bounds.linear_nodes import constant_part, pull
 from polytope.bounds.relaxation import corners, default_slopes, unit_lines
 from polytope.network.engine import Engine
-from polytope.network.ir import Layer
+from polytope.network.ir import Layer, Linear
 from polytope.training.captured import Captured
 from solvers.norms import dual_exponent
 
@@ -86,13 +85,26 @@ class DualNetwork:
         for layer in self.captured.net.layers:
             source = nodes[layer.node].inputs[0]
             if source not in known:
-                one = torch.eye(nodes[source].size, dtype=self.around.middle.dtype)
-                known[source] = self.bounds(source, one.to(self.around.middle.device).unsqueeze(0))
+                known[source] = self._bounds_of_all(source)
             self._lines[layer.node] = self._line(layer, *known[source])
 
     @property
     def _net(self) -> Engine:
         return self.captured.net
+
+    def _bounds_of_all(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bounds of all values of a node: two tensors (n, size).
+
+        Behind a fully connected layer its own rows are taken, and no product with one-hot
+        vectors is made.
+        """
+        node, like = self._net.graph.nodes[number], self.around.middle
+        if isinstance(node.op, Linear) and len(node.shape) == 1:
+            low, high = self.bounds(node.inputs[0], self.constants[node.op.weight].unsqueeze(0))
+            bias = constant_part(node, self.constants)
+            return (low, high) if bias is None else (low + bias, high + bias)
+        one = torch.eye(node.size, dtype=like.dtype, device=like.device)
+        return self.bounds(number, one.unsqueeze(0))
 
     def bounds(self, start: int, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Lower and upper bounds of functions of a node: two tensors (n, functions).
@@ -146,19 +158,18 @@ class DualNetwork:
 
 
 def dual_bytes(net: Engine, itemsize: int) -> int:
-    """Bytes that one point takes, with the graph: its widest pass, in some six arrays a node."""
-    nodes, most, passed = net.graph.nodes, 0, 0
-    linear = {layer.node for layer in net.layers}
-    crossed = False
-    widths: list[int] = []
+    """Bytes that one point takes, with the graph: coefficients of all units on all before them.
+
+    Before the first layer they are the same for all points. Room for three arrays of each.
+    """
+    nodes = net.graph.nodes
+    before, total = 0, 0
+    sources = {nodes[layer.node].inputs[0] for layer in net.layers[1:]}
     for number, node in enumerate(nodes):
-        if number in linear:
-            if crossed:
-                most += math.prod(nodes[node.inputs[0]].shape) * sum(widths)
-            crossed = True
-        widths.append(math.prod(node.shape))
-        passed = max(passed, widths[-1])
-    return 3 * itemsize * (most + net.output_size * sum(widths) + 8 * passed)
+        before += node.size
+        if number in sources:
+            total += node.size * before
+    return 3 * itemsize * (total + (net.output_size + 8) * before)
 
 
 def _product(a: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
