@@ -66,7 +66,7 @@ def agree(drawn: Drawn, p: float, tmp: object, methods: tuple[str, ...]) -> None
     """The engines' distance is that of the nearest adversarial part of a region."""
     found = pt.cross_check(
         drawn.net, drawn.x[None], np.array([drawn.label]), p, drawn.box, methods, (),
-        target=drawn.target, time_limit=60.0, out=tmp,
+        target=drawn.target, time_limit=600.0, out=tmp,
     )  # fmt: skip
     rows = {name: found.methods[name][0] for name in methods}
     least, expected = Enumeration(drawn, min(row.upper for row in rows.values()) * 1.01).distance(p)
