@@ -104,7 +104,8 @@ def _table3(run: Run) -> Outcome:
     if run.scale != "full":
         notes += (
             "optimal: d_D <= d_B on the first test points (columns points, checked), proved: "
-            f"Theorem 3.1 with all rounding taken off; KW's bound on {bounded}", "FC1 alone",
+            f"Theorem 3.1 with all rounding taken off; KW's bound, which knows the box here, on "
+            f"{bounded}", "FC1 alone",
         )  # fmt: skip
     return Outcome(table, _shares(table), notes, _table3_findings(table))
 
