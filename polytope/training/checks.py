@@ -11,6 +11,9 @@ from polytope.errors import InputError, PolytopeError
 from polytope.inputs import Shaped, as_batch
 from polytope.network.torch_module import dtype_and_device, tensors_of
 
+#: How far the sum of float32 probabilities may be from 1.
+ROUNDING = 1e-5
+
 
 def require_module(model: object, what: str) -> nn.Module:
     """The module that a loss is made for.
@@ -43,6 +46,26 @@ def precision(model: nn.Module, what: str) -> tuple[torch.dtype, torch.device]:
             "torch.autocast for the rest of the step"
         )
     return dtype, device
+
+
+def require_logits(outputs: torch.Tensor, what: str) -> None:
+    """Refuse probabilities: the cross entropy would take the softmax of a softmax.
+
+    Rows of at least two points that are all nonnegative and sum to 1, to float32's rounding.
+
+    Raises
+    ------
+    InputError
+        If they are no logits.
+    """
+    rows = outputs.detach()
+    if min(rows.shape) < 2 or bool((rows < 0).any()):
+        return
+    if bool(((rows.sum(dim=1) - 1).abs() < ROUNDING).all()):
+        raise InputError(
+            f"{what}: the model returns probabilities (rows that sum to 1), expected logits; "
+            "train it without its last softmax"
+        )
 
 
 def points_of(model: nn.Module, shape: Shaped, x: object, what: str) -> torch.Tensor:

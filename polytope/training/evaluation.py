@@ -14,6 +14,7 @@ from polytope.errors import InputError
 from polytope.examples import Examples
 from polytope.network.torch_module import dtype_and_device
 from polytope.rows import as_logits
+from polytope.training.checks import require_logits
 
 #: Points evaluated at once.
 BATCH = 1000
@@ -57,12 +58,13 @@ def logits_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tenso
     Raises
     ------
     InputError
-        If the outputs are not one logit for each class.
+        If the outputs are not one logit for each class, or probabilities.
     """
     outputs = model(x)
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != len(x):
         shape = tuple(outputs.shape) if torch.is_tensor(outputs) else type(outputs).__name__
         raise InputError(f"the module gives {shape} for {len(x)} points, expected (n, classes)")
+    require_logits(outputs, "the module")
     logits = as_logits(outputs)
     if int(y.max()) >= logits.shape[1]:
         raise InputError(

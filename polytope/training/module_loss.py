@@ -21,7 +21,13 @@ from polytope.rows import as_logits
 from polytope.sets import BoxLike, as_box
 from polytope.training.ball import Perturbations, as_ball_norm, perturbations_around
 from polytope.training.captured import BatchNormMode
-from polytope.training.checks import points_of, precision, require_finite, require_module
+from polytope.training.checks import (
+    points_of,
+    precision,
+    require_finite,
+    require_logits,
+    require_module,
+)
 from polytope.training.loss import TrainingLoss
 from polytope.training.schedules import Ramp, not_negative, value_at
 from polytope.training.statistics import held
@@ -76,6 +82,7 @@ class ModuleLoss(TrainingLoss):
     def _labels(self, y: object, logits: torch.Tensor) -> torch.Tensor:
         if y is None:
             raise InputError(f"{self._name}: y: got none, expected the label of every point")
+        require_logits(logits, self._name)
         return as_labels(y, len(logits), logits.shape[1]).to(logits.device)
 
     def _logits(self, z: torch.Tensor, c: Constants | None = None) -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from polytope.errors import InputError, PolytopeError, SmoothActivation, UnsupportedOperation
+from polytope.examples import Examples
 from polytope.training import (
     CURE,
     LLR,
@@ -25,6 +26,7 @@ from polytope.training import (
     WongKolter,
     total_loss,
 )
+from polytope.training.evaluation import evaluate
 from tests.slow_losses import Abs
 from tests.training_nets import batch, make
 
@@ -220,6 +222,18 @@ def test_modules_that_losses_cannot_call() -> None:
         for loss in (LLR(model, (4,), 0.1), CURE(model, (4,)), CrossLipschitz(model, (4,)),
                      Adversarial(model, (4,), 0.1), TRADES(model, (4,), 0.1)):  # fmt: skip
             refused(InputError, match, lambda loss=loss: loss(x, y))
+
+
+def test_probabilities_are_no_logits() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)).double()
+    x, y = batch((4,))
+    match = "returns probabilities (rows that sum to 1), expected logits"
+    for loss in (LLR(model, (4,), 0.1), CURE(model, (4,)), Adversarial(model, (4,), 0.1),
+                 TRADES(model, (4,), 0.1)):  # fmt: skip
+        refused(InputError, match, lambda loss=loss: loss(x, y))
+    refused(InputError, match, lambda: evaluate(model, Examples(x.numpy(), y.numpy())))
+    logits = nn.Sequential(nn.Linear(4, 3), nn.LogSoftmax(1)).double()
+    assert LLR(logits, (4,), 0.1)(x, y).isfinite()
 
 
 def test_losses_of_one_step() -> None:
