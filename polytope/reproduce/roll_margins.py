@@ -87,7 +87,7 @@ def _table1(run: Run) -> Outcome:
         f"{raw.name} normalised", raw.train.normalised(MEAN, DEVIATION),
         raw.test.normalised(MEAN, DEVIATION), raw.classes,
     )  # fmt: skip
-    axes = run.pick(None, 3, None)
+    axes = run.pick(None, 6, None)
     rows = run.pick(TABLE1[:2], TABLE1, TABLE1)
     count = min(run.pick(50, 1000, 10_000), len(data.test))
     measured, found = [], {}
@@ -95,9 +95,11 @@ def _table1(run: Run) -> Outcome:
         torch.manual_seed(0)
         widths = run.pick((24, 24), (300,) * 4, (300,) * 4)
         model = fully_connected(data.shape, widths, data.classes)
+        # The sampled loss is so noisy that the last iterate would be.
+        last = 4 if row.C is not None and run.scale == "small" else 0
         recipe = Recipe(
-            run.pick(5, 12, 20), batch=64, optimizer="nesterov", rate=run.pick(0.1, 0.01, 0.01),
-            momentum=0.5, choose="loss",
+            run.pick(5, 12, 20), drop=last, batch=64, optimizer="nesterov",
+            rate=run.pick(0.1, 0.01, 0.01), momentum=0.5, choose="loss",
         )  # fmt: skip
         losses: list[Loss] = []
         if row.C is not None and row.weight is not None:
@@ -120,8 +122,8 @@ def _table1(run: Run) -> Outcome:
     notes: tuple[str, ...] = ()
     if run.scale == "small":
         notes = (
-            "sampled loss of Eq. 10 with 3 axes instead of the exact one", "12 epochs instead of "
-            "20", f"margins of the first {count} test points instead of 10,000",
+            "sampled loss of Eq. 10 with 6 axes instead of the exact one, its last 4 epochs at a "
+            "tenth of the rate", "12 epochs instead of 20", f"margins of the first {count} test points instead of 10,000",
         )  # fmt: skip
     elif run.scale == "smoke":
         notes = ("8 x 8 digits, two layers of 24, 5 epochs", f"{count} test points")
