@@ -123,7 +123,8 @@ def _table1(run: Run) -> Outcome:
     if run.scale == "small":
         notes = (
             "sampled loss of Eq. 10 with 6 axes instead of the exact one, its last 4 epochs at a "
-            "tenth of the rate", "12 epochs instead of 20", f"margins of the first {count} test points instead of 10,000",
+            "tenth of the rate", "12 epochs instead of 20",
+            f"margins of the first {count} test points instead of 10,000",
         )  # fmt: skip
     elif run.scale == "smoke":
         notes = ("8 x 8 digits, two layers of 24, 5 epochs", f"{count} test points")
