@@ -65,7 +65,7 @@ def _table3(run: Run) -> Outcome:
     """Points with a proved optimum, with MMR and plain; F-MNIST over lambda."""
     import pandas as pd
 
-    checked, bounded = run.pick((10, 5), (40, 20), (1000, 1000))
+    checked, bounded = run.pick((10, 5), (100, 20), (1000, 1000))
     chosen = [("gtsrb", "fc1"), ("fashion_mnist", "fc1")]
     pairs = list(TABLE3) if run.scale == "full" else chosen[: run.pick(1, 2, 0)]
     rows: list[dict[str, object]] = []

@@ -120,12 +120,15 @@ def exact_witnesses(
         witness[open_rows[proved]] = trial[proved]
         open_rows = open_rows[~proved]
     for row in [] if rough else open_rows:
-        candidate = maybe[row]
         target = None if targets is None else int(targets[row])
-        if not np.isnan(candidate).any() and is_adversarial(
-            net.graph, candidate.reshape(net.input_shape), int(labels[row]), target
-        ):
-            witness[row] = candidate
+        # The nearest that floats call adversarial may not be; the last push is further than any
+        # rounding of points, if not of the network's bounds on it.
+        for candidate in (maybe[row], _pushed(points[row], steps[row], PUSHES[-1], box)):
+            if not np.isnan(candidate).any() and is_adversarial(
+                net.graph, candidate.reshape(net.input_shape), int(labels[row]), target
+            ):
+                witness[row] = candidate
+                break
     found = ~np.isnan(witness).any(axis=1)
     distance[found] = lp_norm(witness[found] - points[found], p)
     return distance, witness

@@ -145,3 +145,14 @@ def test_smooth_networks_are_refused_by_name() -> None:
     net = pt.compile(model, (2,))
     with pytest.raises(SmoothActivation, match="tanh"):
         pt.certify(net, np.zeros((1, 2)))
+
+
+def test_large_constants_hide_no_witness() -> None:
+    """Logits of 1e8: floats prove no push of a billionth, exact arithmetic does."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=30)
+    net = pt.compile([(np.stack([w, -w]), np.array([1e8, 1e8]))])
+    X = rng.normal(size=(20, 30))
+    for p in (1, 2, "inf"):
+        found = pt.certify(net, X, None, p)
+        assert (found.upper <= found.lower * (1 + 1e-6)).all()
