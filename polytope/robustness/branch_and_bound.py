@@ -307,7 +307,11 @@ class _Tree:
         return CellDistance(min(found.lower, radius), found.step)
 
     def _try(self, steps: list[tuple[np.ndarray, int]]) -> None:
-        """Offer candidates that the network decides otherwise, the nearest first."""
+        """Offer candidates that the network decides otherwise, the nearest first.
+
+        A program that is nearly infeasible may leave a step that is not finite: no candidate.
+        """
+        steps = [(step, target) for step, target in steps if np.isfinite(step).all()]
         if not steps:
             return
         query, interval = self.query, self.interval

@@ -97,6 +97,11 @@ def agree(drawn: Drawn, p: float, tmp: object, methods: tuple[str, ...]) -> None
             assert drawn.box is None or row.status == "unreachable", name
 
 
+def test_a_step_that_is_not_finite_is_no_candidate(tmp_path) -> None:
+    drawn = draw(2, 2, "residual", "integers", "boundary", "none", False)
+    agree(drawn, 2.0, tmp_path, ("branch_and_bound",))
+
+
 @given(drawn=questions, p=st.sampled_from(NORMS))
 @settings(max_examples=25)
 def test_every_region_of_small_networks(tmp_path_factory, drawn: Drawn, p: float) -> None:
