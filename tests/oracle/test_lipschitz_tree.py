@@ -59,11 +59,16 @@ def test_every_kind_of_network(name: str) -> None:
     assert_agree(net, (-0.31, 0.47), p, q)
 
 
-@pytest.mark.parametrize("name", ["A1", "S4", "T5", *(net.name for net in DEGENERATE)])
-@pytest.mark.parametrize("p", [1.0, 2.0, INF])
+@pytest.mark.parametrize(
+    ("name", "p"),
+    [
+        (name, p)
+        for name in ("A1", "S4", "T5", *(net.name for net in DEGENERATE))
+        # Without biases the ball around the origin takes a quarter of a minute each.
+        for p in ((1.0,) if name == "zero_biases" else (1.0, 2.0, INF))
+    ],
+)
 def test_boxes_and_balls(name: str, p: float) -> None:
-    if name == "zero_biases" and p != 1:
-        pytest.skip("a quarter of a minute in exact arithmetic: the ball holds the origin")
     net = network(name)
     center = np.linspace(-0.2, 0.3, net.input_size)
     assert_agree(net, pt.Ball(center, 0.4, p), 2, 2)

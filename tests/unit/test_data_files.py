@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import polytope as pt
 from polytope.data_files import read_folder, read_idx, read_npz, read_series
@@ -141,7 +142,6 @@ def test_damaged_series(tmp_path, old, new, message):
 
 
 def painted(folder, name, colour, size=(4, 4)):
-    Image = pytest.importorskip("PIL.Image")
     folder.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(folder / name)
 
@@ -163,7 +163,6 @@ def test_folders_of_pictures(tmp_path):
 
 
 def test_folders_without_pictures_and_without_pillow(tmp_path, monkeypatch):
-    pytest.importorskip("PIL")
     (tmp_path / "0").mkdir()
     with pytest.raises(FileProblem, match="a folder for each class"):
         read_folder(tmp_path, (4, 4))

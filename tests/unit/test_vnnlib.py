@@ -178,7 +178,6 @@ VERSION_2 = """; a comment
 
 
 def test_version_2(tmp_path):
-    pytest.importorskip("vnnlib")
     found = read(tmp_path, VERSION_2)
     assert (found.inputs, found.outputs, len(found.parts)) == (3, 2, 2)
     assert found.parts[0].low == (Fraction(-1, 10), Fraction(0), Fraction(1, 2))

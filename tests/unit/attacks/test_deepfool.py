@@ -64,7 +64,8 @@ def test_only_the_highest_classes_are_looked_at() -> None:
 
 @pytest.mark.parametrize("p", [2, "inf"])
 def test_beside_foolbox(p: object) -> None:
-    foolbox = pytest.importorskip("foolbox", reason="foolbox is not installed")
+    import foolbox  # slow to import, and only needed here
+
     name = "L2DeepFoolAttack" if p == 2 else "LinfDeepFoolAttack"
     theirs = getattr(foolbox.attacks, name)(loss="logits")
     for name in ("conv2d", "residual", "leaky_relu"):

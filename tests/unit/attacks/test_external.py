@@ -80,7 +80,8 @@ class TestFoolbox:
 
     @pytest.fixture
     def attacks(self) -> object:
-        foolbox = pytest.importorskip("foolbox", reason="foolbox is not installed")
+        import foolbox  # slow to import, and only needed here
+
         return foolbox.attacks
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -285,7 +285,8 @@ def test_time_ends_them() -> None:
 
 
 def test_against_foolbox() -> None:
-    foolbox = pytest.importorskip("foolbox", reason="foolbox is not installed")
+    import foolbox  # slow to import, and only needed here
+
     net = dense(6, 24, 5, seed=2)
     X = np.random.default_rng(0).uniform(0.1, 0.9, (8, 6))
     y = net.predict(X)

@@ -265,7 +265,8 @@ def test_attacks_of_every_kind(tmp_path) -> None:
 
 
 def test_foolbox(tmp_path) -> None:
-    attacks = pytest.importorskip("foolbox").attacks
+    from foolbox import attacks  # slow to import, and only needed here
+
     sized = External(attacks.LinfPGD(steps=5), radii=[0.2, 0.5, 1.0])
     found = check(p="inf", attacks=[attacks.LinfDeepFoolAttack(), sized], out=tmp_path)
     assert list(found.attacks) == ["LinfDeepFoolAttack", "LinfProjectedGradientDescentAttack"]
