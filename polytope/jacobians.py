@@ -128,14 +128,18 @@ def _dynamic(
     c = net.constants(x.dtype, x.device) if constants is None else constants
     layers = {layer.node: layer for layer in net.layers}
     z = x.flatten(1)
-    jacobian = _axes(net, x, columns).T.unsqueeze(0)
+    jacobian: torch.Tensor | None = None  # the chosen columns of the identity
     slope: torch.Tensor | None = None
     for number, node in enumerate(net.graph.nodes[1:], start=1):
         op = node.op
         if isinstance(op, Linear):
             weight = c[op.weight]
             z = torch.nn.functional.linear(z, weight, c[op.bias] if op.bias else None)
-            jacobian = _times(weight, slope, jacobian)
+            if jacobian is None:
+                reach = weight if slope is None else weight * slope
+                jacobian = reach[:, columns or slice(None)].unsqueeze(0)
+            else:
+                jacobian = _times(weight, slope, jacobian)
             slope = None
         elif isinstance(op, Affine):
             if op.scale is not None:
@@ -145,6 +149,7 @@ def _dynamic(
             if op.shift is not None:
                 z = z + c[op.shift].expand(node.shape).reshape(1, -1)
         elif isinstance(op, Piecewise):
+            jacobian = _axes(net, x, columns).T.unsqueeze(0) if jacobian is None else jacobian
             jacobian, slope = _scaled(jacobian, slope), None
             shaped = z.reshape(len(z), *node.shape)
             rows = jacobian.transpose(1, 2)
@@ -157,6 +162,7 @@ def _dynamic(
             factor, shift = slopes_of(op, pieces.reshape(shaped.shape), c)
             slope = factor.flatten(1)
             z = (shaped * factor + shift).flatten(1)
+    jacobian = _axes(net, x, columns).T.unsqueeze(0) if jacobian is None else jacobian
     yield LayerState(None, z, None, _scaled(jacobian, slope).transpose(1, 2))
 
 
@@ -170,8 +176,7 @@ def _times(
 ) -> torch.Tensor:
     """``W D J`` for each point: (batch, out, inputs)."""
     if slope is None:
-        identity = jacobian.shape[0] == 1 and jacobian.shape[1] == jacobian.shape[2]
-        return weight.unsqueeze(0) if identity and _is_eye(jacobian[0]) else weight @ jacobian
+        return weight @ jacobian
     recording = torch.is_grad_enabled() and (
         weight.requires_grad or slope.requires_grad or jacobian.requires_grad
     )
@@ -186,12 +191,6 @@ def _times(
     else:
         rows = jacobian.gather(1, kept.unsqueeze(2).expand(-1, -1, jacobian.shape[2]))
     return torch.bmm(factors.transpose(1, 2), rows)
-
-
-def _is_eye(matrix: torch.Tensor) -> bool:
-    """Whether a square matrix is the identity, so that a product with it can be skipped."""
-    return bool(torch.equal(matrix, torch.eye(len(matrix), dtype=matrix.dtype,
-                                              device=matrix.device)))  # fmt: skip
 
 
 def _backprop(

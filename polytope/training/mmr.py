@@ -89,15 +89,16 @@ class MMR(Regulariser):
         weight: float,
         epochs: int = 100,
         p: NormLike = 2,
+        ramp: float = 10,
         **settings: object,
     ) -> MMR:
         """KMMR as the paper trains it (section 5 and appendix B).
 
         The nearest 10% of the units at the start and 2% in the last epoch, all decision
-        hyperplanes, and a weight that grows to its value over the first 10 epochs.
+        hyperplanes, and a weight that grows to its value over the first 10 epochs (`ramp`).
         """
         return cls(
-            model, input_shape, gamma_b, gamma_d, p=p, weight=Ramp(0, weight, 10),
+            model, input_shape, gamma_b, gamma_d, p=p, weight=Ramp(0, weight, ramp),
             k_b=Ramp(0.10, 0.02, epochs), k_d="all", **settings,  # type: ignore[arg-type]
         )  # fmt: skip
 
