@@ -170,7 +170,7 @@ def _notes(run: Run) -> tuple[str, ...]:
 def _accuracies(table: pd.DataFrame) -> Figure:
     """Nominal and attacked accuracies, a panel for each data set."""
     names = [str(name) for name in table["data"].unique()]
-    figure = new_figure(4.6 * len(names), 3.2)
+    figure = new_figure(4.6 * len(names), 3.4)
     figure.set_layout_engine("constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         own = table[table["data"] == name]
@@ -179,7 +179,7 @@ def _accuracies(table: pd.DataFrame) -> Figure:
             axes.bar(places + 0.27 * shift, own[column], 0.25, label=column)
         axes.set_xticks(places + 0.27, list(own["method"]))
         axes.set(title=name, ylabel="accuracy (%)")
-    axes.legend(fontsize=7)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -166,17 +166,36 @@ def fitted(
     return run.fit(shown, model, data, recipe, losses)
 
 
-def shortened(run: Run) -> tuple[str, ...]:
-    """What the scale changes of the training."""
+def shortened(run: Run, used: Iterable[tuple[float, str, str]]) -> tuple[str, ...]:
+    """What the scale changes of the trainings that were used: norm, data set and scheme of each."""
     if run.scale == "full":
         return ()
     if run.scale == "smoke":
         return ("8 x 8 digits and small networks", "12 epochs instead of 100")
-    return (
-        "45 epochs on GTS (10,003 training images instead of 39,209), 10 on MNIST in l_inf and 5 "
-        "on the others instead of 100, the last tenth (with MMR the last third) at a tenth of the "
-        "rate 1e-3",
-        f"MMR on {PART} of the 128 points of a batch, on GTS in l_2 with lambda 6 and gamma_B = "
-        "0.8, gamma_D = 0.4, on MNIST in l_inf with lambda 3 that grows over 2 epochs",
-        "adversarial training with 7 steps", "KW's training with 2 epochs",
-    )  # fmt: skip
+    trained = list(dict.fromkeys(used))
+    schemes = {scheme for _, _, scheme in trained}
+    places = dict.fromkeys((p, name) for p, name, _ in trained)
+    epochs = [
+        f"{SETTINGS[p][name].epochs} on {TITLES[name]} in l_{p:g}"
+        + (f" ({len(run.dataset(name).train):,} training images instead of 39,209)"
+           if name == "gtsrb" else "")
+        for p, name in places
+    ]  # fmt: skip
+    notes = [
+        f"epochs instead of 100: {', '.join(epochs)}; the last tenth (with MMR the last third) at "
+        "a tenth of the rate 1e-3"
+    ]
+    if any(scheme.startswith("MMR") for scheme in schemes):
+        notes.append(f"MMR on {PART} of the 128 points of a batch")
+        notes += [
+            f"MMR on {TITLES[name]} in l_{p:g} with lambda {own.lambda_at('small'):g} (it grows "
+            f"over {own.ramp:g} epochs), gamma_B = {own.wider * own.gamma:g}, gamma_D = "
+            f"{own.gamma:g} instead of {own.weight:g} (10 epochs) and {own.gamma:g}"
+            for p, name in places
+            if (own := SETTINGS[p][name]).small_weight is not None
+        ]
+    if schemes & {"at", "MMR+at"}:
+        notes.append("adversarial training with 7 steps")
+    if "KW" in schemes:
+        notes.append("KW's training with 2 epochs")
+    return tuple(notes)

@@ -144,10 +144,12 @@ def _table1(run: Run) -> Outcome:
     chosen = list(TABLE1) if run.scale == "full" else list(TABLE1)[: run.pick(1, 2, 0)]
     count, programs, limit = run.pick((10, 1, 5.0), (60, 3, 20.0), (1000, 1000, 120.0))
     rows = []
+    used: list[tuple[float, str, str]] = []
     for p, name, kind in chosen:
         data, eps = run.dataset(name), SETTINGS[p][name].eps
         for scheme in _schemes(run, name, TABLE1[p, name, kind]):
             own = fitted(run, name, scheme, p, kind)
+            used.append((p, name, scheme))
             total = min(count if p == INF or run.scale != "full" else 10**6, len(data.test))
             found = robust_errors(run, own, data, p, eps, total)
             broken, holds = found["broken"].astype(bool), found["dual"].astype(bool)
@@ -165,7 +167,7 @@ def _table1(run: Run) -> Outcome:
             measured = percent(own.error), percent(broken.mean()), percent(1 - holds.mean())
             rows.append(row | _beside(("error %", "lower %", "upper %"),
                                       TABLE1[p, name, kind][scheme], measured))  # fmt: skip
-    notes = shortened(run)
+    notes = shortened(run, used)
     if run.scale != "full":
         notes += (
             f"{len(chosen)} of {len(TABLE1)} networks", f"{count} test points",
@@ -213,10 +215,12 @@ def _distances(
     count = run.pick(5, 30, 1000)
     chosen = list(published) if run.scale == "full" else list(published)[:data_sets]
     rows = []
+    used: list[tuple[float, str, str]] = []
     for name, kind in chosen:
         data = run.dataset(name)
         for scheme in _schemes(run, name, published[name, kind]):
             own = fitted(run, name, scheme, kind=kind)
+            used.append((2.0, name, scheme))
             low, high = average_bounds(run, own, data, min(count, len(data.test)))
             row: dict[str, object] = {
                 "data": title(run, name),
@@ -226,7 +230,7 @@ def _distances(
             names = ("error %", "mean lower", "mean upper")
             measured = percent(own.error), float(f"{low:.4g}"), float(f"{high:.4g}")
             rows.append(row | _beside(names, published[name, kind][scheme], measured))
-    notes = shortened(run)
+    notes = shortened(run, used)
     if run.scale != "full":
         notes += (
             f"{', '.join(title(run, name) for name, _ in chosen)} FC1 only",

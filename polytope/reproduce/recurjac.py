@@ -131,7 +131,7 @@ def _gain(name: str, own: Mapping[str, np.ndarray], radii: list[float]) -> str:
 
 def _curves(curves: Mapping[str, Mapping[str, np.ndarray]], radii: list[float]) -> Figure:
     """One panel for each network."""
-    figure = new_figure(4.2 * len(curves), 3.4)
+    figure = new_figure(max(5.0, 4.2 * len(curves)), 3.7)
     figure.set_layout_engine("constrained")
     for axes, (name, own) in zip(
         figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
@@ -140,7 +140,7 @@ def _curves(curves: Mapping[str, Mapping[str, np.ndarray]], radii: list[float]) 
             colour, line = STYLE[method]
             axes.loglog(radii, values, color=colour, ls=line, label=method)
         axes.set(title=name, xlabel="radius of the l_inf ball", ylabel="Lipschitz constant, l_inf")
-        axes.legend()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
 
 
