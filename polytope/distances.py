@@ -13,7 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from polytope.hyperplanes import Hyperplanes, chunk_size, hyperplanes
+from polytope.hyperplanes import (
+    DecisionRows,
+    Hyperplanes,
+    chunk_size,
+    decision_chunk,
+    decision_rows,
+    hyperplanes,
+)
 from polytope.inputs import (
     as_batch,
     as_constants,
@@ -29,7 +36,7 @@ from polytope.network.engine import Constants, Engine
 from polytope.rows import classes_of, row_normals
 from polytope.sets import Box, BoxLike, as_box
 from solvers.norms import NormLike, dual_exponent
-from solvers.projection import project_to_hyperplane
+from solvers.projection import Projection, project_to_hyperplane
 
 ArrayLike = np.ndarray | torch.Tensor
 
@@ -168,7 +175,6 @@ def decision_distance(
     p: NormLike = 2,
     box: BoxLike = None,
     *,
-    method: Method = "auto",
     constants: Constants | None = None,
     dtype: torch.dtype = torch.float64,
     memory: int = DEFAULT_MEMORY,
@@ -180,8 +186,8 @@ def decision_distance(
 
     Parameters
     ----------
-    net, X, p, box, method, constants, dtype, memory
-        As for `boundary_distance`.
+    net, X, p, box, constants, dtype, memory
+        As for `boundary_distance`; the gradients are always taken in reverse, class by class.
     y : array (n,), optional
         Classes; the predicted ones by default.
 
@@ -197,22 +203,21 @@ def decision_distance(
     exponent, limits = prepare_norm_and_box(net, p, box, "decision_distance")
     x, live = _prepare_points(net, X, limits, dtype, constants)
     labels = None if y is None else as_labels(y, len(x), classes_of(net)).to(x.device)
-    step = chunk_size(net, x, memory)
+    step = decision_chunk(net, x, memory)
     values, targets, classes = [], [], []
     for start in range(0, len(x), step):
         part = x[start : start + step]
         own = None if labels is None else labels[start : start + step]
-        planes = hyperplanes(net, part, dual_exponent(exponent), own, method, live, memory=memory)
-        signed = planes.decision_distances()
-        if limits is not None:
-            signed = _decision_in_box(net, part, planes, limits, exponent, live, memory)
-        signed = torch.where(
-            torch.nn.functional.one_hot(planes.classes, signed.shape[1]).bool(), torch.inf, signed
-        )
+        rows = decision_rows(net, part, own, live)
+        if limits is None:
+            signed = rows.distances(dual_exponent(exponent))
+        else:
+            signed = _decision_in_box(part, rows, limits, exponent)
+        signed = torch.where(torch.isinf(rows.value), torch.inf, signed)
         best, target = signed.min(dim=1)
         values.append(best)
         targets.append(target)
-        classes.append(planes.classes)
+        classes.append(rows.classes)
     empty = torch.zeros(0, dtype=torch.int64)
     return DecisionDistance(
         to_like(torch.cat(values) if values else x.new_zeros(0), X if live is None else x),
@@ -277,14 +282,25 @@ def project_rows(
         Also return the steps (pairs, d); NaN where the hyperplane cannot be reached.
     """
     normal = row_normals(net, x, pieces, samples, rows, classes, constants, memory)
-    points = x.flatten(1)[samples]
+    result = _project(x.flatten(1)[samples], normal, residual, box, p, with_step)
+    return result.distance, result.delta
+
+
+def _project(
+    points: torch.Tensor,
+    normal: torch.Tensor,
+    residual: torch.Tensor,
+    box: Box | None,
+    p: float,
+    with_step: bool = False,
+) -> Projection:
+    """Steps (pairs, d) from points (pairs, d) that remove a residual inside the box."""
     if box is None:
         low, high = torch.full_like(points, -torch.inf), torch.full_like(points, torch.inf)
     else:
-        low = torch.as_tensor(box.low.copy(), dtype=x.dtype, device=x.device) - points
-        high = torch.as_tensor(box.high.copy(), dtype=x.dtype, device=x.device) - points
-    result = project_to_hyperplane(normal, residual, low, high, p, return_delta=with_step)
-    return result.distance, result.delta
+        low = torch.as_tensor(box.low.copy(), dtype=points.dtype, device=points.device) - points
+        high = torch.as_tensor(box.high.copy(), dtype=points.dtype, device=points.device) - points
+    return project_to_hyperplane(normal, residual, low, high, p, return_delta=with_step)
 
 
 def _smallest(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -349,24 +365,14 @@ def _again(
     return found.index_put((samples, column), distance)
 
 
-def _decision_in_box(
-    net: Engine,
-    x: torch.Tensor,
-    planes: Hyperplanes,
-    box: Box,
-    p: float,
-    constants: Constants | None,
-    memory: int,
-) -> torch.Tensor:
+def _decision_in_box(x: torch.Tensor, found: DecisionRows, box: Box, p: float) -> torch.Tensor:
     """Signed distances inside the box to every decision row: (batch, classes)."""
-    samples, rows = torch.isfinite(planes.decision).nonzero(as_tuple=True)
-    residual = planes.decision[samples, rows]
-    distance, _ = project_rows(
-        net, x, planes.pieces, planes.classes, samples, rows + net.rows, residual, box, p,
-        constants=constants, memory=memory,
-    )  # fmt: skip
+    samples, rows = torch.isfinite(found.value).nonzero(as_tuple=True)
+    residual = found.value[samples, rows]
+    normal = found.normal[samples, rows]
+    distance = _project(x.flatten(1)[samples], normal, residual, box, p).distance
     signed = torch.where(residual > 0, -distance, distance)
-    table = signed.new_full(planes.decision.shape, torch.inf)
+    table = signed.new_full(found.value.shape, torch.inf)
     return table.index_put((samples, rows), signed)
 
 

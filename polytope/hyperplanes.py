@@ -20,6 +20,7 @@ from polytope.network.engine import Constants, Decide, Engine, LayerState
 from polytope.network.ir import Max, Piecewise
 from polytope.rows import (
     as_logits,
+    classes_of,
     negligible,
     pieces_of_states,
     piecewise_state,
@@ -91,16 +92,21 @@ class Hyperplanes:
 
         Where ``f_s - f_c`` is constant it is 0 for a tie, and infinite otherwise.
         """
-        finite = torch.isfinite(self.decision)
-        size = _ratio(self.decision.abs().where(finite, 0), self.decision_norm, finite)
-        size = torch.where(self.decision == 0, torch.zeros_like(size), size)
-        return torch.where(self.decision > 0, -size, size)
+        return signed_distances(self.decision, self.decision_norm)
 
     def safe_decision_distances(self) -> torch.Tensor:
         """A proved lower bound of the distance to each decision row, 0 if it is passed."""
         finite = torch.isfinite(self.decision)
         room = (-self.decision - self.decision_value_error).clamp(min=0).where(finite, 0)
         return _ratio(room, self.decision_norm + self.decision_normal_error, finite)
+
+
+def signed_distances(decision: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    """Distances to decision rows of these values and norms: see `decision_distances`."""
+    finite = torch.isfinite(decision)
+    size = _ratio(decision.abs().where(finite, 0), norm, finite)
+    size = torch.where(decision == 0, torch.zeros_like(size), size)
+    return torch.where(decision > 0, -size, size)
 
 
 def _ratio(room: torch.Tensor, norm: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
@@ -182,6 +188,77 @@ def hyperplanes(
     )
 
 
+@dataclass(frozen=True)
+class DecisionRows:
+    """The decision rows of a batch alone.
+
+    Attributes
+    ----------
+    classes : tensor (batch,)
+        The class c whose decision is analysed.
+    value : tensor (batch, classes)
+        ``f_s - f_c``; column c is not a row: -inf.
+    normal : tensor (batch, classes, inputs)
+        Its gradient in the point's region.
+    """
+
+    classes: torch.Tensor
+    value: torch.Tensor
+    normal: torch.Tensor
+
+    def distances(self, q: float) -> torch.Tensor:
+        """Signed distances (batch, classes) without a box, by l_q norms of the normals."""
+        return signed_distances(self.value, _norm(self.normal.transpose(1, 2), q))
+
+
+def decision_rows(
+    net: Engine,
+    x: torch.Tensor,
+    classes: torch.Tensor | None = None,
+    constants: Constants | None = None,
+) -> DecisionRows:
+    """The decision rows of one chunk of points: a forward pass, and a reverse one for each class.
+
+    Parameters
+    ----------
+    net, x, classes, constants
+        As for `hyperplanes`.
+    """
+    with torch.enable_grad():
+        points = x.detach().requires_grad_()
+        *_, last = net.sweep(points, None, None, constants)
+        logits = as_logits(last.values)
+        if classes is None:
+            classes = logits.detach().argmax(dim=1)
+        index = classes[:, None]
+        value = logits - logits.gather(1, index)
+        normals = [
+            torch.autograd.grad(
+                value[:, s].sum(), points, retain_graph=True, create_graph=constants is not None,
+                materialize_grads=True, allow_unused=True,
+            )[0].flatten(1)
+            for s in range(value.shape[1])
+        ]  # fmt: skip
+    own = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, index, value=True)
+    if constants is None:
+        value = value.detach()
+    return DecisionRows(classes, value.masked_fill(own, -torch.inf), torch.stack(normals, 1))
+
+
+def decision_chunk(net: Engine, x: torch.Tensor, memory: int) -> int:
+    """How many of the points may be given to `decision_rows` at once (at least one).
+
+    Raises
+    ------
+    InputError
+        If the budget is not positive.
+    """
+    _require_positive(memory)
+    graph = 4 * sum(node.size for node in net.graph.nodes)
+    own = graph + 2 * classes_of(net) * net.input_size
+    return max(1, memory // (own * x.element_size()))
+
+
 def chunk_size(net: Engine, x: torch.Tensor, memory: int) -> int:
     """How many of the points may be given to `hyperplanes` at once (at least one).
 
@@ -190,10 +267,14 @@ def chunk_size(net: Engine, x: torch.Tensor, memory: int) -> int:
     InputError
         If the budget is not positive.
     """
-    if memory <= 0:
-        raise InputError(f"memory: got {memory} bytes, expected a positive number")
+    _require_positive(memory)
     own = 6 * (net.rows + net.units + 1) * x.element_size()
     return max(1, min(chunk_rows(net, net.input_size, x.element_size(), memory), memory // own))
+
+
+def _require_positive(memory: int) -> None:
+    if memory <= 0:
+        raise InputError(f"memory: got {memory} bytes, expected a positive number")
 
 
 def _norm(gradients: torch.Tensor, q: float) -> torch.Tensor:
