@@ -119,7 +119,13 @@ def network(run: Run, data: Dataset, kind: str) -> nn.Module:
 
 
 def fitted(
-    run: Run, name: str, scheme: str, p: float = 2.0, kind: str = "fc1", weight: float | None = None
+    run: Run,
+    name: str,
+    scheme: str,
+    p: float = 2.0,
+    kind: str = "fc1",
+    weight: float | None = None,
+    epochs: int | None = None,
 ) -> Fitted:
     """A network trained by one of the paper's schemes, from its checkpoint if there is one.
 
@@ -135,6 +141,8 @@ def fitted(
     kind : {"fc1", "fc10", "cnn"}
     weight : float, optional
         Lambda; by default that of the data set.
+    epochs : int, optional
+        By default those of the scale.
     """
     data, setting = run.dataset(name), SETTINGS[p][name]
     model = network(run, data, kind)
@@ -150,7 +158,8 @@ def fitted(
             Adversarial(model, data.shape, setting.eps, p=p, box=(0, 1), steps=steps, share=0.5)
         )
     regularised = scheme.startswith("MMR")
-    epochs = run.pick(12, 2 if scheme == "KW" else setting.epochs, 100)
+    if epochs is None:
+        epochs = run.pick(12, 2 if scheme == "KW" else setting.epochs, 100)
     if regularised:
         wider = setting.wider if run.scale == "small" else 1.0
         own = MMR.published(
