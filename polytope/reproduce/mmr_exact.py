@@ -126,8 +126,8 @@ def _table3_findings(table: pd.DataFrame) -> tuple[str, ...]:
         for _, row in rest.iterrows():
             findings.append(
                 f"measured, {name} {kind}, {row['training']}, lambda {row['lambda']:g}: optimal "
-                f"for {row['optimal %']:g}% of the points (plain {plain['optimal %']:g}%), test error "
-                f"{row['error %']:g}% (plain {plain['error %']:g}%)"
+                f"for {row['optimal %']:g}% of the points (plain {plain['optimal %']:g}%), test "
+                f"error {row['error %']:g}% (plain {plain['error %']:g}%)"
             )
     return tuple(findings)
 

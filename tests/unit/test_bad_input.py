@@ -245,6 +245,7 @@ def test_bad_options() -> None:
     for method in (pt.boundary_distance, pt.decision_distance, pt.certify):
         refused(InputError, "memory: got 0 bytes", lambda m=method: m(net, X, memory=0))
     refused(InputError, "method must be one of", lambda: pt.boundary_distance(net, X, method="x"))
+    for method in (pt.boundary_distance, pt.decision_distance):
         refused(InputError, "dtype: got torch.int64",
                 lambda m=method: m(net, X, dtype=torch.int64))  # fmt: skip
     refused(InputError, "dtype: got", lambda: as_batch(net, X, torch.bfloat16))
