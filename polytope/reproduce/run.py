@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -155,10 +156,20 @@ class Run:
         FileProblem
             If the step's file is damaged or cannot be written.
         """
+        return self._stored(name, settings, work, partial(self.progress, name, 0, 0))
+
+    def _stored(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        work: Callable[[], Mapping[str, Any]],
+        announce: Callable[[], None],
+    ) -> dict[str, np.ndarray]:
+        """`step`, which says that it works in its own way."""
         path = step_path(self.made(self.folder / "steps"), name, settings, ".npz")
         found = load_step(path, settings)
         if found is None:
-            self.progress(name, 0, 0)
+            announce()
             begun = time.perf_counter()
             found = {key: np.asarray(value) for key, value in work().items()}
             found.setdefault("seconds", np.asarray(time.perf_counter() - begun))
@@ -183,11 +194,10 @@ class Run:
         parts = []
         for start in range(0, count, size):
             rows = slice(start, min(start + size, count))
-            self.progress(name, start, count)
             parts.append(
-                self.step(
-                    f"{name} {rows.start} to {rows.stop - 1}", settings,
-                    lambda rows=rows: work(rows),  # type: ignore[misc]
+                self._stored(
+                    f"{name} {rows.start} to {rows.stop - 1}", settings, partial(work, rows),
+                    partial(self.progress, name, start, count),
                 )
             )  # fmt: skip
         joined = {
