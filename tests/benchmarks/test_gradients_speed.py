@@ -1,4 +1,4 @@
-"""Gradients of all units of a 784-4x300-10 network, batch 64 (ROLL, Table 2), side by side.
+"""Gradients of all units of a 784-4x300-10 network, batch 64 (ROLL, Table 2), and d_D.
 
 Run with ``pytest tests/benchmarks/test_gradients_speed.py -n 0 -s``; on a machine with a GPU
 the same is measured there. Each figure is a ratio within one run on one machine.
@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import polytope as pt
 from polytope.jacobians import layer_gradients
@@ -87,3 +88,45 @@ def test_gradients(device: str, dtype: torch.dtype) -> None:
             f"  {method:13s} {spent * 1e3:8.1f} ms   {reverse / spent:6.1f} x back-propagation   "
             f"{flops / spent / peak:5.2f} of the matrix product (dead units counted)"
         )
+
+
+def conv() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(1568, 100), nn.ReLU(), nn.Linear(100, 10),
+    )  # fmt: skip
+
+
+def dense() -> nn.Module:
+    widths = [m for n in SIZES[1:-1] for m in (nn.LazyLinear(n), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *widths, nn.LazyLinear(SIZES[-1]))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("make", [dense, conv])
+def test_decision_distance(make: Callable[[], nn.Module], device: str) -> None:
+    """d_D in l_2 beside torch.func's Jacobian of the logits, and beside every row's norm."""
+    torch.manual_seed(0)
+    module = make().double()
+    x = torch.rand(BATCH, 1, 28, 28, dtype=torch.float64)
+    module(x)
+    net, module, x = pt.compile(module, (1, 28, 28)), module.to(device), x.to(device)
+
+    def peer() -> torch.Tensor:
+        jacobian = torch.func.vmap(torch.func.jacrev(lambda z: module(z[None])[0]))(x).flatten(2)
+        logits = module(x)
+        own = logits.argmax(1)[:, None]
+        normal = jacobian - jacobian.gather(1, own[:, :, None].expand(-1, -1, jacobian.shape[2]))
+        room = logits.gather(1, own) - logits
+        return (room / normal.norm(dim=2)).nan_to_num(torch.inf).min(1).values
+
+    found = pt.decision_distance(net, x)
+    torch.testing.assert_close(found.distance, peer(), rtol=1e-8, atol=1e-12)
+    ours = seconds(lambda: pt.decision_distance(net, x), device)
+    others = {
+        "torch.func.jacrev": seconds(peer, device),
+        "d_B, every row": seconds(lambda: pt.boundary_distance(net, x), device, 3),
+    }
+    print(f"\n{device} {make.__name__}: d_D of {BATCH} points {ours * 1e3:.1f} ms")
+    for name, spent in others.items():
+        print(f"  {name:18s} {spent * 1e3:8.1f} ms   {spent / ours:6.1f} times ours")
