@@ -174,7 +174,9 @@ def _table1(run: Run) -> Outcome:
             f"MIP on {programs} points with {limit:g} s instead of 120 s", *_without(run),
         )  # fmt: skip
     table = pd.DataFrame(rows)
-    return Outcome(table, _bars(table, "lower %", "upper %"), notes, _ordered(table))
+    return Outcome(
+        table, _bars(table, "lower %", "upper %", "robust error (%)"), notes, _ordered(table)
+    )
 
 
 def _without(run: Run) -> tuple[str, ...]:
@@ -249,7 +251,9 @@ def _table2(run: Run) -> Outcome:
             f"measured, {data}: lower bound {low['MMR']:.3g} with MMR, {low['MMR-dD']:.3g} with "
             "the decision part alone"
         )
-    return Outcome(table, _bars(table, "mean lower", "mean upper"), notes, tuple(findings))
+    return Outcome(
+        table, _bars(table, "mean lower", "mean upper", "mean l_2 distance"), notes, tuple(findings)
+    )
 
 
 def _table5(run: Run) -> Outcome:
@@ -266,10 +270,12 @@ def _table5(run: Run) -> Outcome:
             )
         )  # fmt: skip
     notes += _without(run) if run.scale != "full" else ()
-    return Outcome(table, _bars(table, "mean lower", "mean upper"), notes, tuple(findings))
+    return Outcome(
+        table, _bars(table, "mean lower", "mean upper", "mean l_2 distance"), notes, tuple(findings)
+    )
 
 
-def _bars(table: pd.DataFrame, low: str, high: str) -> Figure:
+def _bars(table: pd.DataFrame, low: str, high: str, label: str) -> Figure:
     """Lower and upper bounds, published and measured."""
     figure = new_figure(max(6.0, 0.6 * len(table) + 2), 3.8)
     figure.set_layout_engine("constrained")
@@ -282,7 +288,7 @@ def _bars(table: pd.DataFrame, low: str, high: str) -> Figure:
         axes.plot(places + shift, upper, "_", color=colour, ms=12)
     names = [f"{row['data']}\n{row['training']}" for _, row in table.iterrows()]
     axes.set_xticks(places, names, rotation=30, ha="right", fontsize=7)
-    axes.set_ylabel(f"{low} to {high.split()[-1] if ' ' in high else high}")
+    axes.set_ylabel(label)
     axes.legend()
     return figure
 

@@ -140,7 +140,8 @@ def _curves(curves: Mapping[str, Mapping[str, np.ndarray]], radii: list[float]) 
             colour, line = STYLE[method]
             axes.loglog(radii, values, color=colour, ls=line, label=method)
         axes.set(title=name, xlabel="radius of the l_inf ball", ylabel="Lipschitz constant, l_inf")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center",
+                  ncols=2 * len(curves) + 1)  # fmt: skip
     return figure
 
 

@@ -266,7 +266,7 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 def _distributions(found: dict[str, dict[str, np.ndarray]], label: str) -> Figure:
     """Cumulative distributions of the margins."""
-    figure = new_figure(8, 3.4)
+    figure = new_figure(8, 3.7)
     figure.set_layout_engine("constrained")
     for axes, norm in zip(figure.subplots(1, 2), NORMS, strict=True):
         for colour, (name, own) in zip(HUES, found.items(), strict=False):
@@ -274,7 +274,7 @@ def _distributions(found: dict[str, dict[str, np.ndarray]], label: str) -> Figur
             axes.semilogx(values, (np.arange(len(values)) + 1) / len(values), color=colour,
                           label=name)  # fmt: skip
         axes.set(xlabel=f"{norm} {label}", ylabel="share of test points")
-    axes.legend(fontsize=7)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -176,9 +176,8 @@ def test_mixed_integer_quadratic(problem):
 def test_an_answer_that_fails_is_asked_of_the_next_backend():
     """HiGHS 1.15.1 ends this QP, whose P is singular, before its optimum, presolved or not."""
     problem = QuadraticProgram([3, -3], [[9, 6], [6, 4]], [[0, 2]], -2, INF, [-2, -1], INF)
-    if solve(problem, "highs").status is Status.OPTIMAL:
-        pytest.skip("this HiGHS is cured")
+    cured = solve(problem, "highs").status is Status.OPTIMAL  # a later HiGHS may be
     found = solve(problem)
     assert found.status is Status.OPTIMAL
     assert found.value == pytest.approx(-16.125, abs=1e-8)
-    assert found.stats.backend == "cvxpy"
+    assert found.stats.backend == ("highs" if cured else "cvxpy")
